@@ -1,0 +1,71 @@
+"""Seconds <-> samples <-> frames, and padding masks. The only place with length arithmetic.
+
+A front end is described by its strided layers, a tuple of `(kernel, stride)` pairs in the unit of its input. Length
+functions take Python integers or integer tensors alike.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Length = TypeVar("Length", int, Tensor)
+StridedLayers = Sequence[tuple[int, int]]
+
+
+def seconds_to_samples(seconds: float, sample_rate: int) -> int:
+    """Number of samples in `seconds`, rounded to the nearest; the project's one rounding rule."""
+    return int(seconds * sample_rate + 0.5)
+
+
+def samples_to_seconds(num_samples: int, sample_rate: int) -> float:
+    """Duration in seconds of `num_samples` at `sample_rate` Hz."""
+    return num_samples / sample_rate
+
+
+def output_length(num_samples: Length, layers: StridedLayers) -> Length:
+    """Number of frames that unpadded strided layers make of `num_samples`; 0 where the input is too short.
+
+    Each layer turns n into floor((n - kernel) / stride) + 1.
+    """
+    length = num_samples
+    for kernel, stride in layers:
+        length = (length - kernel) // stride + 1
+        if isinstance(length, Tensor):
+            length = length.clamp(min=0)
+        else:
+            length = max(length, 0)
+    return length
+
+
+def input_length(num_frames: int, layers: StridedLayers) -> int:
+    """Smallest number of samples from which the layers make `num_frames` frames (the inverse of `output_length`)."""
+    length = num_frames
+    for kernel, stride in reversed(layers):
+        length = (length - 1) * stride + kernel
+    return length
+
+
+def receptive_field(layers: StridedLayers) -> int:
+    """Number of samples that one frame sees; also the shortest legal input."""
+    return input_length(1, layers)
+
+
+def frame_stride(layers: StridedLayers) -> int:
+    """Number of samples between the starts of neighbouring frames."""
+    stride = 1
+    for _, layer_stride in layers:
+        stride *= layer_stride
+    return stride
+
+
+def frame_to_seconds(frame: float, layers: StridedLayers, sample_rate: int) -> float:
+    """Time in seconds of the centre of frame number `frame`."""
+    return (frame * frame_stride(layers) + receptive_field(layers) / 2) / sample_rate
+
+
+def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """True where a position lies beyond its row's length: lengths i64 `[B]` -> bool `[B, max_length]`."""
+    positions = torch.arange(max_length, device=lengths.device)
+    return positions[None, :] >= lengths[:, None]

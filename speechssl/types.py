@@ -1,0 +1,186 @@
+"""Batches and results that pass between parts. Imports torch only.
+
+Shapes: B utterances, S samples, T frames, M masked frames, C latent dim, D model dim, Q quantized dim, G codebooks,
+V entries, K distractors, L labels, N vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One row of a manifest: a span of a recording, with what is known of it.
+
+    `audio_filepath` is ready to open (relative paths are already resolved). `offset` and `duration` are in seconds,
+    `sample_rate` in Hz as stored in the file, `num_samples` at that rate within the span.
+    """
+
+    id: str
+    audio_filepath: str
+    sample_rate: int
+    num_samples: int
+    duration: float
+    offset: float = 0.0
+    text: str | None = None
+    speaker: str | None = None
+    language: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioBatch:
+    """Padded waveforms. `waveform` f32 `[B, S]`, `num_samples` i64 `[B]`, `sample_rate` in Hz."""
+
+    utterance_ids: tuple[str, ...]
+    waveform: Tensor
+    num_samples: Tensor
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio without padding. Waits for the device when `num_samples` lives on one."""
+        return float(self.num_samples.sum()) / self.sample_rate
+
+    def to(self, device: torch.device | str) -> "AudioBatch":
+        """The same batch on `device`; the copy overlaps with computation when the memory is pinned."""
+        return AudioBatch(
+            utterance_ids=self.utterance_ids,
+            waveform=self.waveform.to(device, non_blocking=True),
+            num_samples=self.num_samples.to(device, non_blocking=True),
+            sample_rate=self.sample_rate,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledBatch:
+    """Audio with label sequences. `targets` i64 `[B, L]`, `target_lengths` i64 `[B]`, `references` the plain texts."""
+
+    audio: AudioBatch
+    targets: Tensor
+    target_lengths: Tensor
+    references: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> "LabeledBatch":
+        """The same batch on `device`."""
+        return LabeledBatch(
+            audio=self.audio.to(device),
+            targets=self.targets.to(device, non_blocking=True),
+            target_lengths=self.target_lengths.to(device, non_blocking=True),
+            references=self.references,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentOutput:
+    """What a front end makes of waveforms.
+
+    `latents` `[B, T, C]` is the raw output of the feature encoder, zero in the padding; `normalized` `[B, T, C]` is
+    the same after layer norm: what the quantizer and the context encoder see; `num_frames` i64 `[B]`.
+    """
+
+    latents: Tensor
+    normalized: Tensor
+    num_frames: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutput:
+    """`latents` `[B, T, C]` (layer-normalized), `context` `[B, T, D]`, `num_frames` i64 `[B]`.
+
+    `layers`, when asked for, holds num_layers + 1 tensors `[B, T, D]`: the transformer's input, then every layer's
+    output.
+    """
+
+    latents: Tensor
+    context: Tensor
+    num_frames: Tensor
+    layers: list[Tensor] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerOutput:
+    """`quantized` `[B, M, Q]`; `codes` i64 `[B, M, G]`; perplexities `[G]`, each between 1 and V.
+
+    `code_perplexity` is that of the chosen codes, `prob_perplexity` that of the averaged softmax (with gradient).
+    """
+
+    quantized: Tensor
+    codes: Tensor
+    code_perplexity: Tensor
+    prob_perplexity: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOutput:
+    """`loss` scalar with gradient, the mean over `num_targets` (an i64 scalar tensor: masked frames, or labels).
+
+    `metrics` are detached scalar tensors for logging; reading them is left to the loop, which does so rarely.
+    """
+
+    loss: Tensor
+    num_targets: Tensor
+    metrics: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcOutput:
+    """`logits` `[B, T, N]` (unnormalized), `num_frames` i64 `[B]`."""
+
+    logits: Tensor
+    num_frames: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtteranceErrors:
+    """Word and character edit counts of one utterance, with the word alignment.
+
+    `alignment` holds `(kind, reference words, hypothesis words)` chunks, kind one of `equal`, `substitute`, `delete`,
+    `insert`.
+    """
+
+    id: str
+    reference: str
+    hypothesis: str
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    char_errors: int
+    num_chars: int
+    alignment: tuple[tuple[str, str, str], ...]
+    speaker: str | None = None
+
+    @property
+    def num_words(self) -> int:
+        """Words in the reference."""
+        return self.hits + self.substitutions + self.deletions
+
+    @property
+    def word_errors(self) -> int:
+        """Substitutions + deletions + insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorReport:
+    """Error rates of an evaluation; all rates are fractions (0.25 = 25 %).
+
+    `wer_interval` and `cer_interval` are `(low, high)` of a bootstrap at `confidence`.
+    """
+
+    utterances: tuple[UtteranceErrors, ...]
+    wer: float
+    cer: float
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    wer_interval: tuple[float, float]
+    cer_interval: tuple[float, float]
+    confidence: float
+    normalizer: str
