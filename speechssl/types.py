@@ -6,7 +6,7 @@ V entries, K distractors, L labels, N vocabulary.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -170,7 +170,7 @@ class UtteranceErrors:
 class ErrorReport:
     """Error rates of an evaluation; all rates are fractions (0.25 = 25 %).
 
-    `wer_interval` and `cer_interval` are `(low, high)` of a bootstrap at `confidence`.
+    `wer_interval` and `cer_interval` are `(low, high)` of a bootstrap at `confidence` that resamples `interval_over`.
     """
 
     utterances: tuple[UtteranceErrors, ...]
@@ -184,3 +184,4 @@ class ErrorReport:
     cer_interval: tuple[float, float]
     confidence: float
     normalizer: str
+    interval_over: Literal["speakers", "utterances"] = "utterances"
