@@ -1,0 +1,538 @@
+"""The speech encoder: waveform -> latents -> context, with presets, saving and loading.
+
+Shapes: B utterances, S samples, T frames, C latent dim, D model dim.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.errors import AudioError, CheckpointError, ConfigError
+from speechssl.lengths import frame_stride, output_length, padding_mask, receptive_field
+from speechssl.nn.context_encoder import ContextEncoder
+from speechssl.nn.feature_encoder import (
+    ConvFeatureEncoder,
+    LogMelFeatureEncoder,
+    PaddingStatistics,
+    is_full,
+    normalize_waveform,
+)
+from speechssl.types import EncoderOutput, LatentOutput, Utterance
+
+WAV2VEC2_CONV_LAYERS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT_VERSION = 1
+_SHIPPED_DIRECTORY = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Everything that fixes the encoder's function; the defaults are BASE (wav2vec 2.0, section 4.2).
+
+    Attributes:
+        front_end: `waveform` (strided convolutions) or `log_mel` (fixed features, for small machines).
+        sample_rate: of the audio the encoder takes, in Hz.
+        normalize_waveform: scale each utterance to zero mean and unit variance first.
+        conv_layers: (kernel, stride) in samples of each convolution; `waveform` only.
+        conv_dim: channels of the convolutions, C; `waveform` only.
+        conv_norm: `group` (over time, first layer only) or `layer` (over channels, every layer); `waveform` only.
+        conv_bias: whether convolutions have a bias; `waveform` only.
+        conv_padding: whether group norm statistics are `masked` (a clip's result never depends on its batch) or
+            have the padding `included` (what fairseq, fairseq2 and Hugging Face compute).
+        feature_gradient_scale: factor on the gradient into the front end; 0 freezes it.
+        num_mels: mel bins; `log_mel` only.
+        mel_window_samples: analysis window; `log_mel` only.
+        mel_hop_samples: hop between windows; `log_mel` only.
+        mel_stack: neighbouring windows joined into one frame; `log_mel` only.
+        model_dim: D.
+        num_layers: transformer layers.
+        num_heads: attention heads.
+        feed_forward_dim: hidden dim of the feed-forward part.
+        norm_position: layer norm `post` (BASE) or `pre` (LARGE).
+        position_kernel: taps of the positional convolution, in frames.
+        position_groups: its groups.
+        input_dropout: on the projected latents.
+        dropout: on each residual branch.
+        attention_dropout: on attention weights.
+        activation_dropout: inside the feed-forward part.
+        layer_drop: chance to skip a layer in training.
+    """
+
+    front_end: Literal["waveform", "log_mel"] = "waveform"
+    sample_rate: int = 16_000
+    normalize_waveform: bool = False
+    conv_layers: tuple[tuple[int, int], ...] = WAV2VEC2_CONV_LAYERS
+    conv_dim: int = 512
+    conv_norm: Literal["group", "layer"] = "group"
+    conv_bias: bool = False
+    conv_padding: PaddingStatistics = "masked"
+    feature_gradient_scale: float = 0.1
+    num_mels: int = 80
+    mel_window_samples: int = 400
+    mel_hop_samples: int = 160
+    mel_stack: int = 2
+    model_dim: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    feed_forward_dim: int = 3072
+    norm_position: Literal["post", "pre"] = "post"
+    position_kernel: int = 128
+    position_groups: int = 16
+    input_dropout: float = 0.1
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layer_drop: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the values against each other."""
+        if self.model_dim % self.num_heads:
+            raise ConfigError(f"model_dim must be divisible by num_heads={self.num_heads}, but is {self.model_dim}")
+        if self.model_dim % self.position_groups:
+            raise ConfigError(
+                f"model_dim must be divisible by position_groups={self.position_groups}, but is {self.model_dim}"
+            )
+        for name in ("input_dropout", "dropout", "attention_dropout", "activation_dropout", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}")
+        for name in ("sample_rate", "conv_dim", "num_mels", "model_dim", "num_layers", "feed_forward_dim", "mel_stack"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+
+    @property
+    def strided_layers(self) -> tuple[tuple[int, int], ...]:
+        """(kernel, stride) of the front end's layers, for `speechssl.lengths`."""
+        if self.front_end == "waveform":
+            return self.conv_layers
+        return ((self.mel_window_samples, self.mel_hop_samples), (self.mel_stack, self.mel_stack))
+
+    @property
+    def latent_dim(self) -> int:
+        """C: channels of the front end's output."""
+        return self.conv_dim if self.front_end == "waveform" else self.num_mels * self.mel_stack
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / frame_stride(self.strided_layers)
+
+
+_NO_DROPOUT = {"input_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "front_end": "log_mel",
+        "normalize_waveform": True,
+        "model_dim": 256,
+        "num_layers": 4,
+        "num_heads": 4,
+        "feed_forward_dim": 1024,
+        "norm_position": "pre",
+        "position_kernel": 32,
+        **_NO_DROPOUT,
+    },
+    "small": {
+        "conv_dim": 256,
+        "conv_norm": "layer",
+        "normalize_waveform": True,
+        "model_dim": 384,
+        "num_layers": 8,
+        "num_heads": 6,
+        "feed_forward_dim": 1536,
+        "norm_position": "pre",
+        "position_kernel": 64,
+    },
+    "base": {},
+    "large": {
+        "conv_norm": "layer",
+        "conv_bias": True,
+        "normalize_waveform": True,
+        "feature_gradient_scale": 1.0,
+        "model_dim": 1024,
+        "num_layers": 24,
+        "num_heads": 16,
+        "feed_forward_dim": 4096,
+        "norm_position": "pre",
+        **_NO_DROPOUT,
+    },
+}
+
+
+def encoder_config(preset: str, overrides: Mapping[str, Any] | None = None) -> EncoderConfig:
+    """The configuration of a preset (`tiny`, `small`, `base`, `large`), with some fields replaced.
+
+    `base` and `large` are the paper's; `tiny` has a log-mel front end and trains on two CPU cores.
+
+    Raises:
+        ConfigError: unknown preset or field.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"encoder preset must be one of {', '.join(PRESETS)}, but is {preset!r}")
+    config = EncoderConfig(**PRESETS[preset])
+    if not overrides:
+        return config
+    unknown = set(overrides) - {field.name for field in fields(EncoderConfig)}
+    if unknown:
+        raise ConfigError(f"encoder has no option {', '.join(sorted(unknown))}; see EncoderConfig for the list")
+    return replace(config, **overrides)
+
+
+class SpeechEncoder(nn.Module):
+    """Front end, projection, mask embedding and context network.
+
+    Objectives use the two steps `extract_latents` and `contextualize`; everybody else calls `forward` or `embed`.
+    """
+
+    def __init__(self, config: EncoderConfig, *, seed: int = 0) -> None:
+        """Random weights drawn from `seed`; the global random state is left as it was."""
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(config)
+
+    def _build(self, config: EncoderConfig) -> None:
+        self.feature_encoder: ConvFeatureEncoder | LogMelFeatureEncoder
+        if config.front_end == "waveform":
+            self.feature_encoder = ConvFeatureEncoder(
+                config.conv_layers,
+                config.conv_dim,
+                norm=config.conv_norm,
+                bias=config.conv_bias,
+                padding=config.conv_padding,
+            )
+        else:
+            self.feature_encoder = LogMelFeatureEncoder(
+                sample_rate=config.sample_rate,
+                num_mels=config.num_mels,
+                window_samples=config.mel_window_samples,
+                hop_samples=config.mel_hop_samples,
+                stack=config.mel_stack,
+            )
+        # log-mel features are normalized already; a norm over the bins of a frame would hide which frames are loud
+        has_norm = config.front_end == "waveform"
+        self.latent_norm = nn.LayerNorm(config.latent_dim) if has_norm else nn.Identity()
+        self.projection = nn.Linear(config.latent_dim, config.model_dim)
+        self.mask_embedding = nn.Parameter(torch.empty(config.model_dim).uniform_())
+        self.context_encoder = ContextEncoder(
+            config.model_dim,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            hidden_dim=config.feed_forward_dim,
+            norm_position=config.norm_position,
+            position_kernel=config.position_kernel,
+            position_groups=config.position_groups,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            activation_dropout=config.activation_dropout,
+            layer_drop=config.layer_drop,
+        )
+
+    @property
+    def strided_layers(self) -> tuple[tuple[int, int], ...]:
+        """(kernel, stride) of the front end's layers, for `speechssl.lengths`."""
+        return self.config.strided_layers
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mask_embedding.device
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that `num_samples` samples give; 0 when shorter than the receptive field."""
+        return output_length(num_samples, self.strided_layers)
+
+    def forward(self, waveform: Tensor, num_samples: Tensor, *, layers: bool = False) -> EncoderOutput:
+        """Encode waveforms.
+
+        Args:
+            waveform: f32 `[B, S]` at `config.sample_rate`; what lies beyond a row's length does not matter.
+            num_samples: i64 `[B]`, each at least the receptive field (`lengths.receptive_field`).
+            layers: also return every layer's output.
+
+        Raises:
+            AudioError: an utterance is too short to give a frame.
+        """
+        latents = self.extract_latents(waveform, num_samples)
+        return self.contextualize(latents.normalized, latents.num_frames, layers=layers)
+
+    def extract_latents(self, waveform: Tensor, num_samples: Tensor) -> LatentOutput:
+        """Waveform `[B, S]` -> latents `[B, T, C]`; the gradient into the front end is scaled as configured."""
+        shortest = receptive_field(self.strided_layers)
+        if waveform.shape[1] < shortest or (num_samples.device.type == "cpu" and int(num_samples.min()) < shortest):
+            raise AudioError(
+                f"an utterance has {int(num_samples.min())} samples, but the encoder needs at least {shortest}"
+                f" ({shortest / self.config.sample_rate * 1000:.1f} ms); leave out or join shorter clips"
+            )
+        if self.config.normalize_waveform:
+            waveform = normalize_waveform(waveform, num_samples)
+        scale = self.config.feature_gradient_scale
+        with torch.no_grad() if scale == 0 else nullcontext():
+            latents, num_frames = self.feature_encoder(waveform, num_samples)
+        if scale not in (0, 1) and latents.requires_grad:
+            latents = latents * scale + latents.detach() * (1 - scale)
+        return LatentOutput(latents=latents, normalized=self.latent_norm(latents), num_frames=num_frames)
+
+    def contextualize(
+        self,
+        normalized: Tensor,
+        num_frames: Tensor,
+        *,
+        frame_mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        layers: bool = False,
+    ) -> EncoderOutput:
+        """Latents -> context.
+
+        Args:
+            normalized: `[B, T, C]` of `extract_latents`.
+            num_frames: i64 `[B]`.
+            frame_mask: bool `[B, T]`, True frames are replaced by the mask embedding.
+            channel_mask: bool `[B, D]`, True channels of the projected latents are set to 0 in all frames.
+            layers: also return every layer's output.
+        """
+        x = F.dropout(self.projection(normalized), self.config.input_dropout, self.training)
+        if frame_mask is not None:
+            x = torch.where(frame_mask[:, :, None], self.mask_embedding.to(x.dtype), x)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask[:, None, :], 0)
+        padding = None if is_full(num_frames, x.shape[1]) else padding_mask(num_frames, x.shape[1])
+        context, outputs = self.context_encoder(x, padding, layers=layers)
+        return EncoderOutput(latents=normalized, context=context, num_frames=num_frames, layers=outputs)
+
+    def save(self, directory: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is made if needed."""
+        save_model(directory, self, {"model_type": "encoder", "encoder": asdict(self.config)})
+
+    @classmethod
+    def load(cls, directory: str | Path, *, device: torch.device | str = "cpu") -> "SpeechEncoder":
+        """Read a model directory of an encoder, or the encoder inside an ASR model's, in evaluation mode.
+
+        Raises:
+            CheckpointError: the directory is not a model directory, or a file in it is damaged.
+        """
+        description, tensors = read_model(directory, device=device)
+        encoder = cls(config_from_dict(description["encoder"], source=Path(directory) / CONFIG_FILE))
+        if description["model_type"] != "encoder":
+            tensors = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
+        load_weights(encoder, tensors, source=Path(directory) / MODEL_FILE)
+        return encoder.to(device).eval()
+
+    def embed(
+        self,
+        source: str | Path | Sequence[str | Path] | NDArray[Any] | Tensor | Iterable[Utterance],
+        *,
+        sample_rate: int | None = None,
+        layer: int | None = None,
+        pool: Literal["mean", "none"] = "mean",
+        batch_seconds: float = 60.0,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Embeddings of recordings.
+
+        Args:
+            source: a path, an array or tensor `[S]` (with `sample_rate`), a list of paths, or a `Manifest`.
+            sample_rate: of an array in Hz; it is resampled where it differs from the encoder's.
+            layer: None for the context; 0 for the transformer's input, n for the output of its n-th layer.
+            pool: `mean` over time, or `none` for every frame.
+            batch_seconds: padded audio that is encoded at a time; results do not depend on it.
+
+        Returns:
+            One recording: `[D]`, or `[T, D]` with `pool="none"`. Several: `[B, D]`, or a list of `[T, D]`.
+
+        Raises:
+            AudioError: a recording cannot be read or is too short; the message names it.
+        """
+        from speechssl.audio import read, read_utterance, resample
+
+        rate = self.config.sample_rate
+        if isinstance(source, (np.ndarray, Tensor)):
+            if sample_rate is None:
+                raise AudioError("an array needs its sampling rate: embed(array, sample_rate=16000)")
+            waveform = np.asarray(source, dtype=np.float32)
+            if waveform.ndim != 1:
+                raise AudioError(f"the array must be one channel of shape [S], but has shape {list(waveform.shape)}")
+            return self._embed_waveforms([resample(waveform, from_rate=sample_rate, to_rate=rate)], layer, pool)[0]
+        if isinstance(source, (str, Path)):
+            return self._embed_waveforms([read(source, sample_rate=rate)], layer, pool)[0]
+        items = list(source)
+        results: list[NDArray[np.float32]] = []
+        pending: list[NDArray[np.float32]] = []
+        for item in items:
+            pending.append(read_utterance(item, rate) if isinstance(item, Utterance) else read(item, sample_rate=rate))
+            if max(map(len, pending)) * len(pending) >= batch_seconds * rate:
+                results += self._embed_waveforms(pending, layer, pool)
+                pending = []
+        if pending:
+            results += self._embed_waveforms(pending, layer, pool)
+        if pool == "none":
+            return results
+        return np.stack(results) if results else np.zeros((0, self.config.model_dim), np.float32)
+
+    @torch.inference_mode()
+    def _embed_waveforms(
+        self, waveforms: Sequence[NDArray[np.float32]], layer: int | None, pool: str
+    ) -> list[NDArray[np.float32]]:
+        num_samples = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = torch.zeros(len(waveforms), max(int(num_samples.max()), 1))
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
+        was_training = self.training
+        self.eval()
+        try:
+            output = self(padded.to(self.device), num_samples.to(self.device), layers=layer is not None)
+        finally:
+            self.train(was_training)
+        frames = select_layer(output, layer)
+        if pool == "mean":
+            return list(mean_over_time(frames, output.num_frames).cpu().numpy())
+        return [row[:count].cpu().numpy() for row, count in zip(frames.float(), output.num_frames.tolist(), strict=True)]
+
+
+def select_layer(output: EncoderOutput, layer: int | None) -> Tensor:
+    """The frames `[B, T, D]` of one layer; None is the context, 0 the transformer's input.
+
+    Raises:
+        ConfigError: there is no such layer.
+    """
+    if layer is None:
+        return output.context
+    assert output.layers is not None, "the encoder was called without layers=True"
+    if not 0 <= layer < len(output.layers):
+        raise ConfigError(f"layer must be between 0 and {len(output.layers) - 1}, but is {layer}")
+    return output.layers[layer]
+
+
+def mean_over_time(frames: Tensor, num_frames: Tensor) -> Tensor:
+    """Mean over the valid frames in fp32: `[B, T, D]`, `[B]` -> `[B, D]`."""
+    valid = ~padding_mask(num_frames, frames.shape[1])
+    total = torch.where(valid[:, :, None], frames.float(), 0).sum(dim=1)
+    return total / num_frames.clamp(min=1)[:, None]
+
+
+def config_from_dict(values: Mapping[str, Any], *, source: Path | str = CONFIG_FILE) -> EncoderConfig:
+    """`EncoderConfig` from what JSON holds; lists become tuples, unknown fields are refused.
+
+    Raises:
+        CheckpointError: a field is unknown or has a wrong value.
+    """
+    try:
+        converted = dict(values)
+        if "conv_layers" in converted:
+            converted["conv_layers"] = tuple((int(kernel), int(stride)) for kernel, stride in converted["conv_layers"])
+        return EncoderConfig(**converted)
+    except (TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{source}: not a usable encoder configuration: {error}") from error
+
+
+def save_model(directory: str | Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write a model directory: `config.json` (`description` and the format's version) and `model.safetensors`."""
+    from safetensors.torch import save_file
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(tensors, directory / MODEL_FILE, metadata={"format": "pt"})
+    text = json.dumps({"format_version": FORMAT_VERSION, **description}, indent=2)
+    (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_model(directory: str | Path, *, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """`config.json` and the tensors of a model directory; half-precision weights become fp32.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or of another kind; the message names it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    directory = Path(directory)
+    config_path, model_path = directory / CONFIG_FILE, directory / MODEL_FILE
+    try:
+        description = json.loads(config_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{directory}: no {CONFIG_FILE}; give a model directory, a run directory or a shipped model's name"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{config_path}: cannot be read as JSON: {error}; restore it or use another checkpoint") from error
+    if not isinstance(description, dict) or "model_type" not in description or "encoder" not in description:
+        raise CheckpointError(f"{config_path}: not a speechssl model (no model_type and encoder); was it written by another tool?")
+    if description.get("format_version", 1) > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{config_path}: format version is {description['format_version']}, but this speechssl reads up to"
+            f" {FORMAT_VERSION}; install a newer speechssl"
+        )
+    try:
+        tensors = load_file(model_path, device=str(device))
+    except FileNotFoundError:
+        raise CheckpointError(f"{model_path}: missing; the model directory is incomplete") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{model_path}: damaged or cut short ({error}); use an earlier checkpoint of the run or copy the file again"
+        ) from error
+    return description, {name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()}
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path | str) -> None:
+    """Load all of a state dict.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message lists the first of them.
+    """
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in own if name not in tensors]
+    problems += [f"unknown {name}" for name in tensors if name not in own]
+    problems += [
+        f"{name} has shape {list(tensors[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise CheckpointError(f"{source}: the weights do not fit the configuration beside them: {shown}")
+    model.load_state_dict(dict(tensors))
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that the package carries."""
+    return sorted(path.parent.name for path in _SHIPPED_DIRECTORY.glob(f"*/{CONFIG_FILE}"))
+
+
+def resolve_model_directory(source: str | Path) -> Path:
+    """The model directory meant by a shipped model's name, a model directory, a checkpoint or a run directory.
+
+    A run directory stands for its best checkpoint where one was kept, else for its last.
+
+    Raises:
+        CheckpointError: nothing usable is there.
+    """
+    path = Path(source)
+    if isinstance(source, str) and source in shipped_models() and not path.is_dir():
+        return _SHIPPED_DIRECTORY / source
+    for candidate in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
+        if (candidate / CONFIG_FILE).is_file():
+            return candidate
+    known = ", ".join(shipped_models()) or "none"
+    state = "holds no finished checkpoint" if path.is_dir() else "does not exist"
+    raise CheckpointError(f"{source}: {state}; give a run or model directory, or a shipped model's name ({known})")
+
+
+def load_encoder(source: str | Path, *, device: torch.device | str = "cpu") -> SpeechEncoder:
+    """Load an encoder in evaluation mode.
+
+    `source` is a run directory (`runs/base`), one of its checkpoints, a model directory (of an encoder or of an ASR
+    model), or the name of a shipped model (`speechssl-tiny`, which needs no network).
+
+    Raises:
+        CheckpointError: nothing usable is there, or a file is damaged.
+    """
+    return SpeechEncoder.load(resolve_model_directory(source), device=device)

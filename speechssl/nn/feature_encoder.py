@@ -1,0 +1,178 @@
+"""Front ends: waveform -> latents, 20 ms apart.
+
+`ConvFeatureEncoder` is the paper's stack of strided convolutions (wav2vec 2.0, Baevski et al. 2020, section 2).
+`LogMelFeatureEncoder` computes normalized log-mel features and stacks neighbours; it has no weights and costs a
+hundredth, which is what makes pre-training on a small machine possible.
+
+Shapes: B utterances, S samples, T frames, C latent dim.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.lengths import StridedLayers, output_length, padding_mask
+
+PaddingStatistics = Literal["masked", "included"]
+
+
+def is_full(lengths: Tensor, max_length: int) -> bool:
+    """Whether no row is padded. Only answered on the CPU: elsewhere it would wait for the device, so it says no."""
+    return lengths.device.type == "cpu" and bool((lengths == max_length).all())
+
+
+def masked_mean_and_variance(x: Tensor, lengths: Tensor, *, time_dim: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over the valid steps of `time_dim`, kept as size-1 dimensions, in fp32.
+
+    `x` is `[B, ...]`, `lengths` i64 `[B]`. Rows without a valid step give mean 0 and variance 0.
+    """
+    x = x.float()
+    max_length = x.shape[time_dim]
+    if is_full(lengths, max_length):
+        mean = x.mean(time_dim, keepdim=True)
+        return mean, (x - mean).square().mean(time_dim, keepdim=True)
+    shape = [1] * x.dim()
+    shape[0], shape[time_dim] = x.shape[0], max_length
+    valid = (~padding_mask(lengths, max_length)).view(shape)
+    count = valid.sum(time_dim, keepdim=True).clamp(min=1)
+    mean = torch.where(valid, x, 0).sum(time_dim, keepdim=True) / count
+    variance = torch.where(valid, x - mean, 0).square().sum(time_dim, keepdim=True) / count
+    return mean, variance
+
+
+def normalize_waveform(waveform: Tensor, num_samples: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """Zero mean and unit variance per utterance over its own samples; padding becomes 0. `[B, S]` -> `[B, S]`."""
+    mean, variance = masked_mean_and_variance(waveform, num_samples, time_dim=1)
+    normalized = (waveform - mean) * torch.rsqrt(variance + eps)
+    if is_full(num_samples, waveform.shape[1]):
+        return normalized
+    return normalized.masked_fill(padding_mask(num_samples, waveform.shape[1]), 0)
+
+
+class MaskedGroupNorm(nn.Module):
+    """GroupNorm with one group a channel, its statistics over the valid frames only.
+
+    The reference implementations let padding into the statistics, so that a clip's features depend on what it is
+    batched with; `padding="included"` reproduces that.
+    """
+
+    def __init__(self, num_channels: int, *, padding: PaddingStatistics = "masked", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.padding = padding
+        self.eps = eps
+
+    def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
+        """`x` `[B, C, T]`, `num_frames` i64 `[B]` -> `[B, C, T]` in the dtype of `x`."""
+        if self.padding == "included" or is_full(num_frames, x.shape[2]):
+            return F.group_norm(x.float(), x.shape[1], self.weight, self.bias, self.eps).to(x.dtype)
+        mean, variance = masked_mean_and_variance(x, num_frames, time_dim=2)
+        scale = self.weight[None, :, None] * torch.rsqrt(variance + self.eps)
+        return ((x.float() - mean) * scale + self.bias[None, :, None]).to(x.dtype)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of `[B, C, T]`."""
+
+    def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:  # type: ignore[override]
+        """`[B, C, T]` -> `[B, C, T]`; `num_frames` is not needed, each frame is normalized alone."""
+        normalized = F.layer_norm(
+            x.transpose(1, 2).float(), self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return normalized.to(x.dtype).transpose(1, 2)
+
+
+class ConvFeatureEncoder(nn.Module):
+    """Strided convolutions on the waveform (section 2): each one convolution, a norm, GELU.
+
+    `norm="group"` normalizes the first layer over time (BASE), `norm="layer"` every layer over channels (LARGE).
+    """
+
+    def __init__(
+        self,
+        layers: StridedLayers,
+        dim: int,
+        *,
+        norm: Literal["group", "layer"],
+        bias: bool,
+        padding: PaddingStatistics = "masked",
+    ) -> None:
+        super().__init__()
+        self.strided_layers = tuple(layers)
+        self.dim = dim
+        self.convs = nn.ModuleList(
+            nn.Conv1d(1 if index == 0 else dim, dim, kernel, stride, bias=bias)
+            for index, (kernel, stride) in enumerate(self.strided_layers)
+        )
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight)
+        self.norms = nn.ModuleList(
+            ChannelLayerNorm(dim) if norm == "layer" else MaskedGroupNorm(dim, padding=padding)
+            for _ in (self.strided_layers if norm == "layer" else self.strided_layers[:1])
+        )
+
+    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), num_frames `[B]`.
+
+        No convolution pads, so a valid frame sees valid samples only.
+        """
+        x = waveform[:, None, :]
+        lengths = num_samples
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            lengths = output_length(lengths, self.strided_layers[index : index + 1])
+            if index < len(self.norms):
+                x = self.norms[index](x, lengths)
+            x = F.gelu(x)
+        latents = x.transpose(1, 2)
+        if not is_full(lengths, latents.shape[1]):
+            latents = latents.masked_fill(padding_mask(lengths, latents.shape[1])[:, :, None], 0)
+        return latents, lengths
+
+
+class LogMelFeatureEncoder(nn.Module):
+    """Log-mel features, normalized per utterance and mel bin, `stack` neighbouring frames joined into one.
+
+    25 ms windows every 10 ms without centring (so a frame never sees padding), Hann window, power spectrum, mel
+    filters as in torchaudio, natural logarithm. Always computed in fp32 and without gradient.
+    """
+
+    mel_filters: Tensor
+    window: Tensor
+
+    def __init__(
+        self, *, sample_rate: int, num_mels: int, window_samples: int, hop_samples: int, stack: int, floor: float = 1e-5
+    ) -> None:
+        super().__init__()
+        from torchaudio.functional import melscale_fbanks
+
+        self.strided_layers = ((window_samples, hop_samples), (stack, stack))
+        self.dim = num_mels * stack
+        self.stack = stack
+        self.floor = floor
+        filters = melscale_fbanks(
+            window_samples // 2 + 1, 20.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("mel_filters", filters, persistent=False)
+        self.register_buffer("window", torch.hann_window(window_samples), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), num_frames `[B]`."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            (window_samples, hop_samples), _ = self.strided_layers
+            frames = waveform.float().unfold(1, window_samples, hop_samples)  # [B, 10 ms frames, window]
+            power = torch.fft.rfft(frames * self.window).abs().square()
+            features = (power @ self.mel_filters).clamp(min=self.floor).log()
+            lengths = output_length(num_samples, self.strided_layers[:1])
+            mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
+            features = (features - mean) * torch.rsqrt(variance + 1e-3)
+            num_frames = output_length(lengths, self.strided_layers[1:])
+            max_frames = features.shape[1] // self.stack
+            latents = features[:, : max_frames * self.stack].reshape(features.shape[0], max_frames, self.dim)
+            if not is_full(num_frames, max_frames):
+                latents = latents.masked_fill(padding_mask(num_frames, max_frames)[:, :, None], 0)
+        return latents, num_frames
