@@ -1,0 +1,10 @@
+"""Manifests: which recordings there are and what is known of them, as Arrow columns.
+
+`table` holds the type, `build` makes one from a folder or a corpus, `validate` finds what is wrong, `split` and
+`subset` divide it without leaks, `stats` counts it; `corpora` knows the layouts of public corpora.
+"""
+
+from speechssl.manifest.build import BuildResult, build_manifest
+from speechssl.manifest.table import Manifest
+
+__all__ = ["BuildResult", "Manifest", "build_manifest"]

@@ -1,0 +1,95 @@
+"""Fill in what a manifest of another tool leaves out."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from speechssl.audio import AudioInfo
+from speechssl.errors import ManifestError
+from speechssl.manifest import paths
+from speechssl.manifest.jsonl import STRING
+from speechssl.manifest.scan import map_in_threads, try_probe
+
+ASSUMED_SAMPLE_RATE = 16000
+
+
+def complete(table: pa.Table, source: Path) -> pa.Table:
+    """Add ids, offsets, sample rates, numbers of samples and durations where they are absent.
+
+    A recording is opened only when its row lacks a sample rate or a duration. One that cannot be opened but has a
+    duration is taken to be at 16 kHz: the error comes, with its name, when it is read.
+
+    Raises:
+        ManifestError: a duration is absent and the recording cannot be opened.
+    """
+    if "offset" not in table.column_names:
+        table = table.append_column("offset", pa.array(np.zeros(len(table))))
+    table = _put(table, "offset", pc.fill_null(table["offset"].cast(pa.float64()), 0.0))
+    if "id" not in table.column_names or table["id"].null_count:
+        table = _put(table, "id", _make_ids(table))
+    rate, duration = _column(table, "sample_rate"), _column(table, "duration")
+    unknown = np.flatnonzero(np.isnan(rate) | np.isnan(duration))
+    if len(unknown):
+        _fill_from_headers(table, source, unknown, rate, duration)
+    num_samples = _column(table, "num_samples")
+    num_samples = np.where(np.isnan(num_samples), np.floor(duration * rate + 0.5), num_samples)
+    table = _put(table, "sample_rate", _to_int(rate))
+    table = _put(table, "duration", pa.array(duration))
+    return _put(table, "num_samples", _to_int(num_samples))
+
+
+def _fill_from_headers(
+    table: pa.Table, source: Path, rows: np.ndarray, rate: np.ndarray, duration: np.ndarray
+) -> None:
+    """Write into `rate` and `duration` at `rows` what the recordings' headers say."""
+    encoded = table["audio_filepath"].take(pa.array(rows)).combine_chunks().dictionary_encode()
+    files = [paths.resolve(path or "", source.parent) for path in encoded.dictionary.to_pylist()]
+    infos = list(map_in_threads(try_probe, files, num_items=len(files)))
+    offsets = _column(table, "offset")
+    bad = []
+    for row, file in zip(rows.tolist(), encoded.indices.to_pylist(), strict=True):
+        info = infos[file]
+        if isinstance(info, AudioInfo):
+            rate[row] = info.sample_rate if np.isnan(rate[row]) else rate[row]
+            duration[row] = info.duration - offsets[row] if np.isnan(duration[row]) else duration[row]
+        elif np.isnan(duration[row]):
+            bad.append(f"row {row + 1}: {info}")
+        else:
+            rate[row] = ASSUMED_SAMPLE_RATE
+    if bad:
+        shown = "\n".join(bad[:5]) + (f"\n... and {len(bad) - 5} more" if len(bad) > 5 else "")
+        raise ManifestError(
+            f"{source}: {len(bad)} rows have no duration, and their recordings cannot be opened to find it; `speechssl"
+            f" manifest validate --quarantine` sets them aside\n{shown}"
+        )
+
+
+def _make_ids(table: pa.Table) -> pa.ChunkedArray:
+    """The path without its extension, and the offset in milliseconds where a row starts within a recording."""
+    ids = pc.replace_substring_regex(table["audio_filepath"].cast(STRING), r"\.[^./]*\z", "")
+    milliseconds = pc.round(pc.multiply(table["offset"], 1000.0)).cast(pa.int64()).cast(STRING)
+    spans = pc.binary_join_element_wise(ids, milliseconds, pa.scalar("@", STRING))
+    ids = pc.if_else(pc.greater(table["offset"], 0.0), spans, ids)
+    return pc.coalesce(table["id"].cast(STRING), ids) if "id" in table.column_names else ids
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    """A numeric column as float64, NaN where null or absent; a copy that may be written to."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    try:
+        return np.array(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ManifestError(f"column {name} must be numeric, is {table.schema.field(name).type}") from None
+
+
+def _to_int(values: np.ndarray) -> pa.Array:
+    return pa.array(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.int64))
+
+
+def _put(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, values)
+    return table.append_column(name, values)

@@ -1,0 +1,1 @@
+"""Layouts of public corpora, one file each; `card` reads their cards."""

@@ -1,0 +1,51 @@
+"""Work on many recordings at once, in threads: decoding happens outside of Python's lock."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from speechssl import audio
+from speechssl.errors import AudioError
+
+Progress = Callable[[int, int], None]
+"""Called with (how many are done, how many there are)."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_WINDOW = 4096
+
+
+def map_in_threads(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    num_items: int,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Result]:
+    """Results of `function` in the order of `items`, a bounded number of them in flight."""
+    remaining = iter(items)
+    done = 0
+    with ThreadPoolExecutor(num_workers or default_num_workers()) as pool:
+        while window := list(islice(remaining, _WINDOW)):
+            for result in pool.map(function, window):
+                done += 1
+                if progress is not None and (done % 64 == 0 or done == num_items):
+                    progress(done, num_items)
+                yield result
+
+
+def default_num_workers() -> int:
+    """As many as this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def try_probe(path: str) -> audio.AudioInfo | AudioError:
+    """A recording's header, or why it cannot be had; never raises for a bad recording."""
+    try:
+        return audio.probe(path)
+    except AudioError as error:
+        return error
