@@ -1,0 +1,326 @@
+"""The CTC model, encoder plus a linear layer over characters, and the recognizer that turns recordings into text.
+
+Shapes: B utterances, S samples, T frames, D model dim, N vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.ctc.decoding import Hypothesis, greedy_decode
+from speechssl.encoder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    SpeechEncoder,
+    config_from_dict,
+    load_weights,
+    read_model,
+    resolve_model_directory,
+    save_model,
+)
+from speechssl.errors import AudioError, CheckpointError, ConfigError
+from speechssl.lengths import frame_stride, frame_to_seconds, output_length, receptive_field, seconds_to_samples
+from speechssl.text import NormalizerName, Vocabulary, normalize
+from speechssl.types import AudioBatch, CtcOutput
+
+VOCABULARY_FILE = "vocab.json"
+
+MAX_SECONDS = 40.0
+"""Recordings up to this long are recognised in one piece."""
+CHUNK_SECONDS = 30.0
+"""Longer ones are cut into pieces of this length, and each piece is read with `CONTEXT_SECONDS` more on both sides."""
+CONTEXT_SECONDS = 4.0
+
+
+class CtcModel(nn.Module):
+    """A speech encoder with dropout and a linear layer to the labels of a vocabulary.
+
+    Attributes:
+        encoder: the `SpeechEncoder`.
+        vocabulary: labels of the N outputs; 0 is the blank.
+        normalizer: the rule by which the training texts were normalised, which is the language that the model writes.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        vocabulary: Vocabulary,
+        *,
+        normalizer: NormalizerName,
+        dropout: float = 0.0,
+        blank_bias: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """A fresh linear layer: weights normal with deviation 0.02 drawn from `seed`, biases 0.
+
+        Args:
+            encoder: kept, not copied.
+            vocabulary: labels.
+            normalizer: recorded, and used as the default of an evaluation.
+            dropout: on the context before the linear layer, in training.
+            blank_bias: initial bias of the blank. CTC training first learns to write blanks everywhere; a positive
+                value starts there, a negative one keeps it from staying there.
+            seed: of the linear layer's weights.
+        """
+        super().__init__()
+        normalize("", normalizer)  # refuses an unknown name
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, but is {dropout}")
+        self.encoder = encoder
+        self.vocabulary = vocabulary
+        self.normalizer: NormalizerName = normalizer
+        self.dropout = dropout
+        self.head = nn.Linear(encoder.config.model_dim, len(vocabulary))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
+            self.head.bias.zero_()
+            self.head.bias[0] = blank_bias
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def forward(
+        self,
+        waveform: Tensor,
+        num_samples: Tensor,
+        *,
+        frame_mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> CtcOutput:
+        """Label logits of waveforms.
+
+        Args:
+            waveform: f32 `[B, S]` at the encoder's sampling rate; what lies beyond a row's length does not matter.
+            num_samples: i64 `[B]`, each at least the encoder's receptive field.
+            frame_mask: bool `[B, T]`, True frames are hidden behind the encoder's mask embedding (training).
+            channel_mask: bool `[B, D]`, True channels are set to 0 (training).
+
+        Raises:
+            AudioError: an utterance is too short to give a frame.
+        """
+        latents = self.encoder.extract_latents(waveform, num_samples)
+        output = self.encoder.contextualize(
+            latents.normalized, latents.num_frames, frame_mask=frame_mask, channel_mask=channel_mask
+        )
+        context = functional.dropout(output.context, self.dropout, self.training)
+        return CtcOutput(logits=self.head(context), num_frames=output.num_frames)
+
+    @torch.no_grad()
+    def recognize(self, waveform: Tensor, num_samples: Tensor) -> list[Hypothesis]:
+        """Greedy hypotheses of a padded batch, in evaluation mode; the model is left in the mode it was in."""
+        was_training = self.training
+        self.eval()
+        try:
+            output = self(waveform.to(self.device), num_samples.to(self.device))
+        finally:
+            self.train(was_training)
+        return greedy_decode(output.logits, output.num_frames, self.vocabulary)
+
+    def save(self, directory: str | Path) -> None:
+        """Write a model directory: `config.json`, `model.safetensors` and `vocab.json`."""
+        description = {
+            "model_type": "ctc",
+            "encoder": asdict(self.encoder.config),
+            "normalizer": self.normalizer,
+            "dropout": self.dropout,
+        }
+        save_model(directory, self, description)
+        self.vocabulary.save(Path(directory) / VOCABULARY_FILE)
+
+    @classmethod
+    def load(cls, directory: str | Path, *, device: torch.device | str = "cpu") -> "CtcModel":
+        """Read what `save` wrote, in evaluation mode.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the directory holds an encoder without a CTC layer.
+        """
+        directory = Path(directory)
+        description, tensors = read_model(directory, device=device)
+        if description["model_type"] != "ctc":
+            raise CheckpointError(
+                f"{directory}: is a model of type {description['model_type']!r}, which cannot write text; "
+                "fine-tune it first (speechssl finetune) and give that run"
+            )
+        encoder = SpeechEncoder(config_from_dict(description["encoder"], source=directory / CONFIG_FILE))
+        try:
+            model = cls(
+                encoder,
+                Vocabulary.load(directory / VOCABULARY_FILE),
+                normalizer=description["normalizer"],
+                dropout=description["dropout"],
+            )
+        except (KeyError, ConfigError) as error:
+            raise CheckpointError(f"{directory / CONFIG_FILE}: not a usable CTC model: {error}") from error
+        load_weights(model, tensors, source=directory / MODEL_FILE)
+        return model.to(device).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """A recognised word and when it was said, in seconds from the start of the recording.
+
+    CTC places characters where it is sure of them, not where they begin and end, so times are good to about a tenth of
+    a second and the last word may seem short.
+    """
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """What was recognised in one recording of `duration_seconds`.
+
+    `confidence` is the geometric mean over the frames of the best path's probabilities: between 0 and 1, comparable
+    between recordings of one model only.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    duration_seconds: float
+    confidence: float
+
+
+class SpeechRecognizer:
+    """Recordings to text with a CTC model, whatever their length.
+
+    A recording longer than `MAX_SECONDS` is cut into pieces of `CHUNK_SECONDS` on frame boundaries. Each is encoded
+    with `CONTEXT_SECONDS` of its neighbours on both sides, whose frames are then dropped, and the frames of all pieces
+    are decoded as one sequence: no word is cut or doubled at a seam. Statistics that the encoder takes over a whole
+    input (waveform normalisation, group norm) are then taken over a piece.
+    """
+
+    def __init__(self, model: CtcModel) -> None:
+        self.model = model.eval()
+
+    @property
+    def sample_rate(self) -> int:
+        """Sampling rate in Hz that the model takes; recordings are resampled to it."""
+        return self.model.encoder.config.sample_rate
+
+    @overload
+    def transcribe(
+        self, source: str | Path | NDArray[np.floating], *, sample_rate: int | None = None
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(self, source: Sequence[str | Path], *, sample_rate: int | None = None) -> list[Transcript]: ...
+
+    def transcribe(
+        self,
+        source: str | Path | NDArray[np.floating] | Sequence[str | Path],
+        *,
+        sample_rate: int | None = None,
+    ) -> Transcript | list[Transcript]:
+        """Recognise a recording, or every one of a list.
+
+        Args:
+            source: a path, an array `[S]` of one channel (with `sample_rate`), or a list of paths.
+            sample_rate: of an array, in Hz; it is resampled where it differs from the model's.
+
+        Raises:
+            AudioError: a recording cannot be read or is too short; the message names it.
+        """
+        from speechssl.audio import read, resample
+
+        if isinstance(source, np.ndarray):
+            if sample_rate is None:
+                raise AudioError("an array needs its sampling rate: transcribe(array, sample_rate=16000)")
+            if source.ndim != 1:
+                raise AudioError(f"the array must be one channel of shape [S], but has shape {list(source.shape)}")
+            waveform = np.asarray(source, dtype=np.float32)
+            return self.recognize(resample(waveform, from_rate=sample_rate, to_rate=self.sample_rate))
+        if isinstance(source, (str, Path)):
+            waveform = read(source, sample_rate=self.sample_rate)
+            try:
+                return self.recognize(waveform)
+            except AudioError as error:
+                raise AudioError(f"{source}: {error}") from error
+        return [self.transcribe(path) for path in source]
+
+    def recognize(self, waveform: NDArray[np.float32]) -> Transcript:
+        """Recognise one waveform f32 `[S]` at the model's sampling rate.
+
+        Raises:
+            AudioError: it is too short to give a frame.
+        """
+        num_samples = len(waveform)
+        hypothesis = self._decode(torch.from_numpy(np.ascontiguousarray(waveform)))
+        num_frames = output_length(num_samples, self.model.encoder.strided_layers)
+        duration = num_samples / self.sample_rate
+        return Transcript(
+            text=hypothesis.text,
+            words=tuple(
+                Word(
+                    text=word.text,
+                    start_seconds=self._edge(word.start_frame, duration),
+                    end_seconds=self._edge(word.end_frame, duration),
+                )
+                for word in hypothesis.words
+            ),
+            duration_seconds=duration,
+            confidence=float(np.exp(hypothesis.log_probability / num_frames)),
+        )
+
+    def recognize_batch(self, batch: AudioBatch) -> list[Hypothesis]:
+        """Hypotheses of a batch; in one piece each, or cut as `transcribe` does when one is longer than that."""
+        if int(batch.num_samples.max()) <= seconds_to_samples(MAX_SECONDS, self.sample_rate):
+            return self.model.recognize(batch.waveform, batch.num_samples)
+        return [
+            self._decode(row[:length]) for row, length in zip(batch.waveform, batch.num_samples.tolist(), strict=True)
+        ]
+
+    def _edge(self, frame: int, duration: float) -> float:
+        """Time of the border before frame number `frame`, within the recording."""
+        seconds = frame_to_seconds(frame - 0.5, self.model.encoder.strided_layers, self.sample_rate)
+        return round(min(max(seconds, 0.0), duration), 3)
+
+    def _decode(self, waveform: Tensor) -> Hypothesis:
+        logits = self._logits(waveform)
+        return greedy_decode(logits[None], torch.tensor([len(logits)]), self.model.vocabulary)[0]
+
+    @torch.inference_mode()
+    def _logits(self, waveform: Tensor) -> Tensor:
+        """Waveform `[S]` -> logits `[T, N]`, piece by piece where it is long."""
+        num_samples = len(waveform)
+        if num_samples <= seconds_to_samples(MAX_SECONDS, self.sample_rate):
+            return self._logits_of_piece(waveform)
+        layers = self.model.encoder.strided_layers
+        stride, field = frame_stride(layers), receptive_field(layers)
+        num_frames = output_length(num_samples, layers)
+        chunk = seconds_to_samples(CHUNK_SECONDS, self.sample_rate) // stride
+        context = seconds_to_samples(CONTEXT_SECONDS, self.sample_rate) // stride
+        pieces = []
+        for start in range(0, num_frames, chunk):
+            end = min(start + chunk, num_frames)
+            first, last = max(start - context, 0), min(end + context, num_frames)
+            # Frame t sees the samples [t * stride, t * stride + field), so these give the frames first..last-1.
+            logits = self._logits_of_piece(waveform[first * stride : (last - 1) * stride + field])
+            pieces.append(logits[start - first : end - first])
+        return torch.cat(pieces)
+
+    def _logits_of_piece(self, waveform: Tensor) -> Tensor:
+        device = self.model.device
+        output = self.model(waveform[None].to(device), torch.tensor([len(waveform)]).to(device))
+        logits: Tensor = output.logits[0].float().cpu()
+        return logits
+
+
+def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> SpeechRecognizer:
+    """Load a recognizer from a fine-tuning run, one of its checkpoints or a model directory.
+
+    Raises:
+        CheckpointError: nothing usable is there, a file is damaged, or the model has no CTC layer.
+    """
+    return SpeechRecognizer(CtcModel.load(resolve_model_directory(source), device=device))
