@@ -1,0 +1,54 @@
+"""Clips -> padded tensors.
+
+Shapes: B utterances, S samples, L labels.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from speechssl.data.dataset import Clip, random_crop
+from speechssl.types import AudioBatch, LabeledBatch
+
+
+def collate_audio(
+    clips: Sequence[Clip],
+    *,
+    sample_rate: int,
+    lengths: Literal["pad", "crop"] = "pad",
+    random: np.random.Generator | None = None,
+) -> AudioBatch:
+    """Join clips into a batch.
+
+    With `lengths="pad"` shorter clips end in zeros; with `"crop"` all are cut at random to the shortest, so that no
+    padding is computed and attention needs no mask (`random` is then required).
+    """
+    waveforms = [clip.waveform for clip in clips]
+    if lengths == "crop":
+        assert random is not None, "cropping needs a source of randomness"
+        shortest = min(map(len, waveforms))
+        waveforms = [random_crop(waveform, shortest, random) for waveform in waveforms]
+    padded = torch.zeros(len(waveforms), max(map(len, waveforms)))
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform)
+    return AudioBatch(
+        utterance_ids=tuple(clip.utterance.id for clip in clips),
+        waveform=padded,
+        num_samples=torch.tensor([len(waveform) for waveform in waveforms]),
+        sample_rate=sample_rate,
+    )
+
+
+def collate_labeled(clips: Sequence[Clip], labels: Sequence[Sequence[int]], *, sample_rate: int) -> LabeledBatch:
+    """Join clips and their label sequences; label padding is 0 and lies beyond `target_lengths`."""
+    targets = torch.zeros(len(labels), max((len(row) for row in labels), default=0), dtype=torch.long)
+    for row, values in zip(targets, labels, strict=True):
+        row[: len(values)] = torch.tensor(values, dtype=torch.long)
+    return LabeledBatch(
+        audio=collate_audio(clips, sample_rate=sample_rate),
+        targets=targets,
+        target_lengths=torch.tensor([len(values) for values in labels]),
+        references=tuple(clip.utterance.text or "" for clip in clips),
+    )
