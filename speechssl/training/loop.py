@@ -1,0 +1,370 @@
+"""The training loop: updates, validation, checkpoints, exact resume. It knows no audio; see `Task`.
+
+A run is a function of its configuration, data and number of updates: all randomness derives from seed and step, the
+batch stream starts at any number, and a checkpoint holds what is left (weights, optimizer, counters). So a run that
+is killed and started again ends with the same bits, on the CPU, as one that never stopped.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.errors import ConfigError, TrainingError
+from speechssl.training.allocator import keep_freed_memory
+from speechssl.training.checkpoint import CheckpointStore
+from speechssl.training.clock import Clock
+from speechssl.training.monitor import Diagnosis, Monitor
+from speechssl.training.optim import (
+    apply_update,
+    build_optimizer,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from speechssl.training.progress import make_progress
+from speechssl.training.randomness import seeded
+from speechssl.training.records import MetricsLog
+from speechssl.training.run_directory import prepare_run
+from speechssl.training.signals import StopSignals
+from speechssl.training.state import PendingMetrics, TrainingState
+from speechssl.training.task import Task, TrainingConfig, TrainingResult
+from speechssl.training.tensors import load_module, without_aliases
+
+logger = logging.getLogger(__name__)
+
+StopReason = Literal["max_steps", "early_stopping", "signal"]
+
+
+def train(
+    task: Task,
+    *,
+    config: TrainingConfig,
+    run_directory: Path,
+    resolved_config: Mapping[str, Any],
+    fingerprint: str,
+    description: str,
+    resume: bool = True,
+) -> TrainingResult:
+    """Train `task` up to `config.max_steps` updates, on the device where its modules are.
+
+    Args:
+        task: model, objective and data.
+        config: how to train.
+        run_directory: made if missing; holds config.yaml, metrics.jsonl, tensorboard/, checkpoints/, environment.json.
+        resolved_config: the whole stage's configuration as plain values; written to config.yaml, and compared with it
+            when a run is resumed.
+        fingerprint: of the data; a run is resumed only on the data it began with.
+        description: a few words for the progress display.
+        resume: continue a run found in `run_directory`; False refuses to touch one.
+
+    Raises:
+        ConfigError: the directory holds a run with another configuration or other data.
+        CheckpointError: the run has checkpoints but all are damaged.
+        TrainingError: the monitor stopped the run (a checkpoint was saved first).
+    """
+    store = CheckpointStore(Path(run_directory) / "checkpoints")
+    found = prepare_run(
+        Path(run_directory), store, resolved_config=resolved_config, fingerprint=fingerprint,
+        description=description, resume=resume,
+    )  # fmt: skip
+    previous_threads = torch.get_num_threads()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    try:
+        run = _Run(task, config, store, fingerprint=fingerprint)
+        if found is not None:
+            run.restore(*found)
+        return run.train(Path(run_directory), description)
+    finally:
+        torch.set_num_threads(previous_threads)
+
+
+class _Run:
+    """One call of `train`."""
+
+    def __init__(self, task: Task, config: TrainingConfig, store: CheckpointStore, *, fingerprint: str) -> None:
+        self.task = task
+        self.config = config
+        self.store = store
+        self.fingerprint = fingerprint
+        self.device = _device(task.modules)
+        self.optimizer = build_optimizer(task.parameter_groups(), config.optim)
+        self.state = TrainingState()
+        self.monitor = Monitor(config.monitor)
+        self.pending = PendingMetrics()
+        self.batches: Iterator[Any] = iter(())
+        self.clock = Clock()
+        self.saved_step: int | None = None
+
+    def restore(self, step: int, values: Mapping[str, Any]) -> None:
+        """Take up a checkpoint."""
+        folder = self.store.path(step)
+        for name, module in self.task.modules.items():
+            load_module(module, self.store.read_tensors(step, name), source=folder / f"{name}.safetensors")
+        load_optimizer_tensors(self.optimizer, self.task.modules, self.store.read_tensors(step, "optimizer"))
+        self.state = TrainingState.from_dict(values, source=str(folder / "state.json"))
+        self.monitor.load_state(self.state.monitor)
+        self.saved_step = step
+
+    def train(self, run_directory: Path, description: str) -> TrainingResult:
+        """Everything from the first (or next) update to the result."""
+        config, state = self.config, self.state
+        if (reason := self._finished()) is not None and self.saved_step == state.step:
+            return self._result(reason, None)
+        self._raise_if_stopped()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if config.compile:
+            _compile(self.task)
+        if state.step:
+            logger.info("%s: resuming after step %d of %d", description, state.step, config.max_steps)
+        self.log = MetricsLog(run_directory, step=state.step, tensorboard=config.tensorboard)
+        self.progress = make_progress(description, step=state.step, max_steps=config.max_steps)
+        self.batches = self.task.batches(state.step * config.accumulation_steps)
+        self.clock.start(step=state.step)
+        try:
+            with StopSignals() as signals:
+                reason = self._steps(signals)
+            return self._result(reason, signals.received)
+        finally:
+            self.progress.close()
+            self.log.close()
+            _close(self.batches)
+
+    def _steps(self, signals: StopSignals) -> StopReason:
+        while (reason := self._finished()) is None and signals.received is None:
+            try:
+                values = self._update(self.state.step)
+            except Exception:
+                # A signal to the whole process group ends loader workers before us.
+                if signals.received is None:
+                    raise
+                break
+            self.state.step += 1
+            self.pending.append(self.state.step, values)
+            self.progress.advance(self.state.step)
+            self._after_update()
+        if self.saved_step != self.state.step:
+            self._read_metrics()
+            self._save()
+        if reason is None:
+            logger.warning("stopped by a signal after step %d; the same command goes on from there", self.state.step)
+        return reason or "signal"
+
+    def _finished(self) -> StopReason | None:
+        patience = self.config.early_stopping_patience
+        if self.state.step >= self.config.max_steps:
+            return "max_steps"
+        if patience is not None and self.state.validations_since_best >= patience:
+            return "early_stopping"
+        return None
+
+    def _update(self, step: int) -> dict[str, Tensor]:
+        """One update; returns its metrics, unread."""
+        for module in self.task.modules.values():
+            module.train()
+        self.task.before_step(step)
+        set_learning_rate(self.optimizer, learning_rate(self.config.optim, step, self.config.max_steps))
+        self.optimizer.zero_grad(set_to_none=True)  # a frozen parameter must have no gradient, not one of zeros
+        metrics, loss, num_targets = self._accumulate(step)
+        norm, skipped = apply_update(
+            self.optimizer,
+            loss=loss,
+            num_targets=num_targets if self.config.accumulation_steps > 1 else None,
+            clip_norm=self.config.clip_norm,
+        )
+        self.task.after_update(step)
+        extra = {"num_targets": num_targets, "gradient_norm": norm, "skipped": skipped}
+        return {"loss": loss, **metrics, **extra}
+
+    def _accumulate(self, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Gradients of sum(loss_i * n_i), or of the one loss; mean metrics, mean loss and the number of targets."""
+        count = self.config.accumulation_steps
+        outputs = []
+        for index in range(count):
+            batch = self._next_batch()
+            with seeded(self.device, self.config.seed, step, index) as generator, self._autocast():
+                output = self.task.loss(batch, step=step, generator=generator)
+            loss = output.loss if count == 1 else output.loss * output.num_targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            scalars = {"loss": output.loss.detach().float(), **output.metrics}
+            outputs.append((scalars, output.num_targets.detach().to(self.device)))
+        if count == 1:
+            metrics, num_targets = outputs[0]
+        else:
+            num_targets = torch.stack([n for _, n in outputs]).sum()
+            metrics = _weighted_means(outputs)
+        return metrics, metrics.pop("loss"), num_targets
+
+    def _next_batch(self) -> Any:
+        started = time.perf_counter()
+        batch = next(self.batches)
+        self.clock.waited(time.perf_counter() - started)
+        seconds = self.task.batch_seconds(batch)
+        self.clock.heard(seconds)
+        self.state.audio_seconds += seconds
+        return self.task.to_device(batch, self.device)
+
+    def _autocast(self) -> Any:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _after_update(self) -> None:
+        """Log, validate and save where it is due."""
+        config, step = self.config, self.state.step
+        last = step >= config.max_steps
+        log_due = step % config.log_interval == 0 or last
+        validate_due = config.validate_interval is not None and (step % config.validate_interval == 0 or last)
+        save_due = step % config.checkpoint_interval == 0
+        fatal = self._read_metrics() if log_due or validate_due or save_due else None
+        if log_due:
+            self._log()
+        if validate_due and fatal is None:
+            save_due = self._validate() or save_due
+        if fatal is not None:
+            self.state.stopped_by = asdict(fatal)
+            self._save()
+            raise TrainingError(f"training stopped after step {step}: {fatal.message}")
+        if save_due:
+            self._save()
+
+    def _read_metrics(self) -> Diagnosis | None:
+        """Move pending metrics into averages and monitor; returns the first diagnosis that must end the run."""
+        fatal = None
+        for step, values in self.pending.drain():
+            self.state.skipped_updates += int(values.pop("skipped"))
+            self.state.add(values)
+            for diagnosis in self.monitor.observe(step, values):
+                self._report(diagnosis)
+                if fatal is None and self.monitor.must_stop(diagnosis):
+                    fatal = diagnosis
+        return fatal
+
+    def _report(self, diagnosis: Diagnosis) -> None:
+        logger.warning("step %d, %s: %s", diagnosis.step, diagnosis.kind.replace("_", " "), diagnosis.message)
+        self.log.event(diagnosis.step, "diagnosis", kind=diagnosis.kind, message=diagnosis.message)
+        self.state.diagnoses.append(asdict(diagnosis))
+
+    def _raise_if_stopped(self) -> None:
+        """A run that the monitor ended stays ended until the configuration lets it go on."""
+        if self.state.stopped_by is None:
+            return
+        diagnosis = Diagnosis(**self.state.stopped_by)
+        if self.monitor.must_stop(diagnosis):
+            raise TrainingError(
+                f"the monitor stopped this run after step {diagnosis.step}: {diagnosis.message} To begin anew, use"
+                " another run directory; to go on all the same, set monitor.action=warn"
+            )
+        self.state.stopped_by = None
+
+    def _log(self) -> None:
+        config, state = self.config, self.state
+        self.clock.read(state)
+        averages = state.take_averages()
+        averages["learning_rate"] = learning_rate(config.optim, state.step - 1, config.max_steps)
+        averages["skipped_updates"] = float(state.skipped_updates)
+        averages["audio_hours"] = state.audio_seconds / 3600
+        averages.update(self.clock.rates(state.step, config.max_steps))
+        state.metrics.update(averages)
+        self.log.scalars(state.step, averages)
+        self.progress.metrics(state.step, averages)
+
+    def _validate(self) -> bool:
+        """Validate; True when this is among the best checkpoints to keep."""
+        config, state = self.config, self.state
+        with torch.no_grad(), seeded(self.device, config.seed, "validate"), self._autocast():
+            metrics = {name: float(value) for name, value in self.task.validate(state.step).items()}
+        self.clock.skip()
+        state.metrics.update(metrics)
+        self.log.scalars(state.step, metrics)
+        self.progress.metrics(state.step, metrics)
+        if config.best_metric not in metrics:
+            known = ", ".join(sorted(metrics)) or "none"
+            raise ConfigError(f"best_metric is '{config.best_metric}', but validation gives {known}; choose one of them")
+        value = metrics[config.best_metric]
+        state.record_validation(value, mode=config.best_mode)
+        return state.rank_checkpoint(value, state.step, mode=config.best_mode, keep=config.keep_best)
+
+    def _save(self) -> None:
+        state = self.state
+        self.clock.read(state)
+        state.monitor = self.monitor.state()
+        tensors = {
+            name: without_aliases(module.state_dict()) for name, module in self.task.modules.items() if name != "model"
+        }
+        tensors["optimizer"] = optimizer_tensors(self.optimizer, self.task.modules)
+        self.log.flush()
+        self.store.write(
+            state.step,
+            save_model=self.task.save_model,
+            tensors=tensors,
+            state={**state.to_dict(), "fingerprint": self.fingerprint},
+        )
+        self.saved_step = state.step
+        prune(self.store, state, self.config)
+        self.clock.skip()
+
+    def _result(self, reason: StopReason, signal_number: int | None) -> TrainingResult:
+        state = self.state
+        best = self.store.path(state.best_checkpoints[0][1]) if state.best_checkpoints else None
+        return TrainingResult(
+            steps=state.step,
+            metrics=dict(state.metrics),
+            best_metric=state.best_metric,
+            best_checkpoint=best,
+            last_checkpoint=self.store.path(state.step),
+            stopped_because=reason,
+            seconds=state.seconds,
+            audio_seconds=state.audio_seconds,
+            diagnoses=tuple(Diagnosis(**values) for values in state.diagnoses),
+            signal_number=signal_number if reason == "signal" else None,
+        )
+
+
+def prune(store: CheckpointStore, state: TrainingState, config: TrainingConfig) -> None:
+    """Link `last` and `best`, and remove the checkpoints that are neither new nor good enough to keep."""
+    best = [step for _, step in state.best_checkpoints if step in store.steps()]
+    newest = [step for step in store.steps() if step <= state.step][-config.keep_checkpoints :]
+    store.link("last", state.step)
+    if best:
+        store.link("best", best[0])
+    store.keep_only({*best, *newest})
+
+
+def _device(modules: Mapping[str, nn.Module]) -> torch.device:
+    for module in modules.values():
+        for parameter in module.parameters():
+            return parameter.device
+    raise ValueError("the task's modules have no parameters")
+
+
+def _weighted_means(outputs: list[tuple[dict[str, Tensor], Tensor]]) -> dict[str, Tensor]:
+    """Means over micro-batches, weighted by targets."""
+    total = torch.stack([n for _, n in outputs]).sum().clamp(min=1)
+    return {
+        name: torch.stack([scalars[name].to(n.device) * n for scalars, n in outputs]).sum() / total
+        for name in outputs[0][0]
+    }
+
+
+def _compile(task: Task) -> None:
+    compile_task = getattr(task, "compile", None)
+    if compile_task is None:
+        logger.warning("compile is set, but this task cannot be compiled; training goes on without it")
+    else:
+        compile_task()
+
+
+def _close(batches: Iterator[Any]) -> None:
+    close = getattr(batches, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,110 @@
+"""What the loop trains (`Task`), how (`TrainingConfig`) and what comes of it (`TrainingResult`)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from speechssl.training.monitor import Diagnosis, MonitorConfig
+from speechssl.training.optim import OptimConfig
+from speechssl.types import ObjectiveOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and how to train, what to write and when to stop.
+
+    Every interval counts updates. `accumulation_steps` micro-batches make one update; its gradient is the mean over
+    all their targets. `early_stopping_patience` counts validations without a better `best_metric` (`best_mode` says
+    which way is better). The newest `keep_checkpoints` and the best `keep_best` checkpoints are kept.
+    """
+
+    max_steps: int = 10_000
+    accumulation_steps: int = 1
+    clip_norm: float | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    seed: int = 1
+    num_threads: int | None = None
+    log_interval: int = 10
+    validate_interval: int | None = 500
+    checkpoint_interval: int = 500
+    keep_checkpoints: int = 2
+    keep_best: int = 1
+    best_metric: str = "valid_loss"
+    best_mode: Literal["min", "max"] = "min"
+    early_stopping_patience: int | None = None
+    tensorboard: bool = True
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "accumulation_steps", "log_interval", "checkpoint_interval", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        for name in ("validate_interval", "early_stopping_patience", "num_threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1 or null, but is {getattr(self, name)}")
+        if self.keep_best < 0:
+            raise ValueError(f"keep_best must not be negative, but is {self.keep_best}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be above 0 or null, but is {self.clip_norm}")
+        if self.early_stopping_patience is not None and self.validate_interval is None:
+            raise ValueError("early_stopping_patience needs validations; set validate_interval")
+
+
+class Task(Protocol):
+    """A model with its data, as the loop sees it. Every method must be a pure function of its arguments and weights."""
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """All that a checkpoint holds; `model` is the one that `save_model` writes."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters to train: `params`, and optionally `lr_scale` and `weight_decay`."""
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """The infinite, deterministic stream of micro-batches from number `start`."""
+
+    def batch_seconds(self, batch: Any) -> float:
+        """Seconds of audio in a batch that is still on the CPU."""
+
+    def to_device(self, batch: Any, device: torch.device) -> Any:
+        """The batch on `device`."""
+
+    def before_step(self, step: int) -> None:
+        """Freeze, unfreeze or schedule, by the number of the update that follows."""
+
+    def loss(self, batch: Any, *, step: int, generator: torch.Generator) -> ObjectiveOutput:
+        """The loss of one micro-batch; `generator` (CPU) and the default generators are seeded by step."""
+
+    def after_update(self, step: int) -> None:
+        """Moving averages and the like, after update number `step`."""
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Metrics named `valid_*` after `step` updates, in evaluation mode and deterministic."""
+
+    def save_model(self, directory: Path) -> None:
+        """Write `config.json`, `model.safetensors` (every tensor of `modules["model"]`) and what else a model needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a run came to. `stopped_because` is `max_steps`, `early_stopping` or `signal` (then `signal_number`).
+
+    `metrics` holds the last value of each metric, `seconds` the training time over all restarts.
+    """
+
+    steps: int
+    metrics: dict[str, float]
+    best_metric: float | None
+    best_checkpoint: Path | None
+    last_checkpoint: Path
+    stopped_because: Literal["max_steps", "early_stopping", "signal"]
+    seconds: float
+    audio_seconds: float
+    diagnoses: tuple[Diagnosis, ...] = ()
+    signal_number: int | None = None
