@@ -216,9 +216,7 @@ def _read_soundfile(path: str, offset: float, duration: float | None) -> tuple[W
     return samples, sample_rate
 
 
-def _span(
-    path: str, offset: float, duration: float | None, *, num_samples: int, sample_rate: int
-) -> tuple[int, int]:
+def _span(path: str, offset: float, duration: float | None, *, num_samples: int, sample_rate: int) -> tuple[int, int]:
     """First sample and number of samples of a span within a recording of `num_samples`."""
     if num_samples <= 0:
         raise AudioError(f"{path}: holds no samples (empty or cut off); replace or remove it")

@@ -5,6 +5,15 @@
 """
 
 from speechssl.manifest.build import BuildResult, build_manifest
+from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card, prepare_corpus
 from speechssl.manifest.table import Manifest
 
-__all__ = ["BuildResult", "Manifest", "build_manifest"]
+__all__ = [
+    "BuildResult",
+    "CorpusCard",
+    "Manifest",
+    "build_manifest",
+    "list_cards",
+    "load_card",
+    "prepare_corpus",
+]

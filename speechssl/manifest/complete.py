@@ -40,9 +40,7 @@ def complete(table: pa.Table, source: Path) -> pa.Table:
     return _put(table, "num_samples", _to_int(num_samples))
 
 
-def _fill_from_headers(
-    table: pa.Table, source: Path, rows: np.ndarray, rate: np.ndarray, duration: np.ndarray
-) -> None:
+def _fill_from_headers(table: pa.Table, source: Path, rows: np.ndarray, rate: np.ndarray, duration: np.ndarray) -> None:
     """Write into `rate` and `duration` at `rows` what the recordings' headers say."""
     encoded = table["audio_filepath"].take(pa.array(rows)).combine_chunks().dictionary_encode()
     files = [paths.resolve(path or "", source.parent) for path in encoded.dictionary.to_pylist()]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from speechssl.errors import ManifestError
 
@@ -113,9 +114,7 @@ class _RecordingIndex:
         for name in recordings:
             stem = os.path.splitext(name)[0]
             base = os.path.basename(name)
-            for index, key in (
-                (self.by_stem, stem), (self.by_name, base), (self.by_name, os.path.splitext(base)[0])
-            ):
+            for index, key in ((self.by_stem, stem), (self.by_name, base), (self.by_name, os.path.splitext(base)[0])):
                 index[key] = None if index.get(key, name) != name else name
 
     def find(self, key: str, table: Path, folder: Path) -> str | None:
@@ -133,7 +132,7 @@ def _read_rows(table: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]
     if not lines:
         raise ManifestError(f"{table}: is empty; it must have a header such as path<TAB>text")
     delimiter = "\t" if "\t" in lines[0] else "|" if "|" in lines[0] and "," not in lines[0] else ","
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)
     header = [name.strip() for name in next(reader)]
     lowered = [name.lower() for name in header]
@@ -159,8 +158,7 @@ def _read_rows(table: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]
             continue
         if len(values) != len(names):
             raise ManifestError(
-                f"{table}:{reader.line_num}: {len(values)} fields, but the header has {len(names)}"
-                f" ({', '.join(names)})"
+                f"{table}:{reader.line_num}: {len(values)} fields, but the header has {len(names)} ({', '.join(names)})"
             )
         rows.append((reader.line_num, {name: value.strip() for name, value in zip(names, values, strict=True)}))
     return rows, names
