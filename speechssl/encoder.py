@@ -394,7 +394,9 @@ class SpeechEncoder(nn.Module):
         frames = select_layer(output, layer)
         if pool == "mean":
             return list(mean_over_time(frames, output.num_frames).cpu().numpy())
-        return [row[:count].cpu().numpy() for row, count in zip(frames.float(), output.num_frames.tolist(), strict=True)]
+        return [
+            row[:count].cpu().numpy() for row, count in zip(frames.float(), output.num_frames.tolist(), strict=True)
+        ]
 
 
 def select_layer(output: EncoderOutput, layer: int | None) -> Tensor:
@@ -445,7 +447,9 @@ def save_model(directory: str | Path, model: nn.Module, description: Mapping[str
     (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def read_model(directory: str | Path, *, device: torch.device | str = "cpu") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_model(
+    directory: str | Path, *, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """`config.json` and the tensors of a model directory; half-precision weights become fp32.
 
     Raises:
@@ -463,9 +467,13 @@ def read_model(directory: str | Path, *, device: torch.device | str = "cpu") -> 
             f"{directory}: no {CONFIG_FILE}; give a model directory, a run directory or a shipped model's name"
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{config_path}: cannot be read as JSON: {error}; restore it or use another checkpoint") from error
+        raise CheckpointError(
+            f"{config_path}: cannot be read as JSON: {error}; restore it or use another checkpoint"
+        ) from error
     if not isinstance(description, dict) or "model_type" not in description or "encoder" not in description:
-        raise CheckpointError(f"{config_path}: not a speechssl model (no model_type and encoder); was it written by another tool?")
+        raise CheckpointError(
+            f"{config_path}: not a speechssl model (no model_type and encoder); was it written by another tool?"
+        )
     if description.get("format_version", 1) > FORMAT_VERSION:
         raise CheckpointError(
             f"{config_path}: format version is {description['format_version']}, but this speechssl reads up to"
@@ -479,7 +487,9 @@ def read_model(directory: str | Path, *, device: torch.device | str = "cpu") -> 
         raise CheckpointError(
             f"{model_path}: damaged or cut short ({error}); use an earlier checkpoint of the run or copy the file again"
         ) from error
-    return description, {name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()}
+    return description, {
+        name: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for name, t in tensors.items()
+    }
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path | str) -> None:

@@ -100,9 +100,7 @@ class UtteranceReader:
         return waveform
 
 
-def random_crop(
-    waveform: NDArray[np.float32], num_samples: int, random: np.random.Generator
-) -> NDArray[np.float32]:
+def random_crop(waveform: NDArray[np.float32], num_samples: int, random: np.random.Generator) -> NDArray[np.float32]:
     """`num_samples` from a random place of `[S]`; the whole where it is not longer."""
     excess = len(waveform) - num_samples
     if excess <= 0:

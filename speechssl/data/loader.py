@@ -72,9 +72,7 @@ class _Sequel(Sampler[int]):
 class _BatchStream(Dataset[tuple[Batch, list[Unreadable]]], Generic[Batch]):
     """Batch number -> batch; the map-style dataset behind both public streams."""
 
-    def __init__(
-        self, manifest: "Manifest", reader: UtteranceReader, plan: BatchPlan, *, num_workers: int
-    ) -> None:
+    def __init__(self, manifest: "Manifest", reader: UtteranceReader, plan: BatchPlan, *, num_workers: int) -> None:
         self.manifest = manifest
         self.plan = plan
         self.log = ProblemLog()
@@ -131,7 +129,8 @@ class _BatchStream(Dataset[tuple[Batch, list[Unreadable]]], Generic[Batch]):
 
 class AudioBatches(_BatchStream[AudioBatch]):
     """Unlabelled batches of equal crops: each utterance is cropped to at most `max_crop_seconds`, then to the
-    shortest of its batch, at random places; batches are of similar lengths, so little is cut off."""
+    shortest of its batch, at random places; batches are of similar lengths, so little is cut off.
+    """
 
     def __init__(
         self,
@@ -156,9 +155,7 @@ class AudioBatches(_BatchStream[AudioBatch]):
                 min_num_samples=min_num_samples,
                 cache_megabytes=config.cache_megabytes,
             ),
-            BatchPlan(
-                lengths, max_batch_length=config.batch_seconds, max_batch_size=config.max_batch_size, seed=seed
-            ),
+            BatchPlan(lengths, max_batch_length=config.batch_seconds, max_batch_size=config.max_batch_size, seed=seed),
             num_workers=config.num_workers,
         )
 

@@ -32,7 +32,8 @@ class SelfAttention(nn.Module):
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.output_projection(attended.transpose(1, 2).reshape(batch, time, dim))
+        output: Tensor = self.output_projection(attended.transpose(1, 2).reshape(batch, time, dim))
+        return output
 
 
 class FeedForward(nn.Module):
@@ -52,7 +53,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each with a residual; layer norm after the sum (`post`) or before the part (`pre`)."""
+    """Attention and feed-forward, each with a residual; layer norm after the sum (`post`) or before (`pre`)."""
 
     def __init__(
         self,
@@ -70,18 +71,18 @@ class TransformerLayer(nn.Module):
         self.dropout = dropout
         self.attention = SelfAttention(dim, num_heads, dropout=attention_dropout)
         self.attention_norm = nn.LayerNorm(dim)
-        self.feed_forward = FeedForward(
-            dim, hidden_dim, dropout=dropout, activation_dropout=activation_dropout
-        )
+        self.feed_forward = FeedForward(dim, hidden_dim, dropout=dropout, activation_dropout=activation_dropout)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
         """`x` `[B, T, D]`, `attention_mask` bool `[B, 1, 1, T]` or None -> `[B, T, D]`."""
         if self.norm_position == "pre":
             x = x + self._drop(self.attention(self.attention_norm(x), attention_mask))
-            return x + self.feed_forward(self.feed_forward_norm(x))
-        x = self.attention_norm(x + self._drop(self.attention(x, attention_mask)))
-        return self.feed_forward_norm(x + self.feed_forward(x))
+            x = x + self.feed_forward(self.feed_forward_norm(x))
+        else:
+            x = self.attention_norm(x + self._drop(self.attention(x, attention_mask)))
+            x = self.feed_forward_norm(x + self.feed_forward(x))
+        return x
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

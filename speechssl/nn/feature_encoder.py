@@ -79,9 +79,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:  # type: ignore[override]
         """`[B, C, T]` -> `[B, C, T]`; `num_frames` is not needed, each frame is normalized alone."""
-        normalized = F.layer_norm(
-            x.transpose(1, 2).float(), self.normalized_shape, self.weight, self.bias, self.eps
-        )
+        normalized = F.layer_norm(x.transpose(1, 2).float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return normalized.to(x.dtype).transpose(1, 2)
 
 
@@ -108,6 +106,7 @@ class ConvFeatureEncoder(nn.Module):
             for index, (kernel, stride) in enumerate(self.strided_layers)
         )
         for conv in self.convs:
+            assert isinstance(conv, nn.Conv1d)
             nn.init.kaiming_normal_(conv.weight)
         self.norms = nn.ModuleList(
             ChannelLayerNorm(dim) if norm == "layer" else MaskedGroupNorm(dim, padding=padding)
@@ -161,7 +160,7 @@ class LogMelFeatureEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), num_frames `[B]`."""
+        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`."""
         with torch.autocast(waveform.device.type, enabled=False):
             (window_samples, hop_samples), _ = self.strided_layers
             frames = waveform.float().unfold(1, window_samples, hop_samples)  # [B, 10 ms frames, window]

@@ -30,12 +30,16 @@ class ConvPositions(nn.Module):
     def weight(self) -> Tensor:
         """The convolution's weight `[D, D / groups, kernel]`, in fp32."""
         direction = self.direction.float()
-        return direction * (self.magnitude / direction.norm(dim=(0, 1)))
+        weight: Tensor = direction * (self.magnitude / direction.norm(dim=(0, 1)))
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` `[B, T, D]`, zero in the padding, so that a frame near the end sees what it would see alone."""
         y = F.conv1d(
-            x.transpose(1, 2), self.weight().to(x.dtype), self.bias.to(x.dtype), padding=self.kernel // 2,
+            x.transpose(1, 2),
+            self.weight().to(x.dtype),
+            self.bias.to(x.dtype),
+            padding=self.kernel // 2,
             groups=self.groups,
         )
         if self.kernel % 2 == 0:

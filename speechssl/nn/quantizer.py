@@ -32,11 +32,19 @@ class GumbelQuantizer(nn.Module):
     """
 
     def __init__(
-        self, latent_dim: int, *, num_codebooks: int, num_entries: int, quantized_dim: int, logit_std: float | None = None
+        self,
+        latent_dim: int,
+        *,
+        num_codebooks: int,
+        num_entries: int,
+        quantized_dim: int,
+        logit_std: float | None = None,
     ) -> None:
         super().__init__()
         if quantized_dim % num_codebooks:
-            raise ValueError(f"quantized_dim must be divisible by num_codebooks={num_codebooks}, but is {quantized_dim}")
+            raise ValueError(
+                f"quantized_dim must be divisible by num_codebooks={num_codebooks}, but is {quantized_dim}"
+            )
         self.num_codebooks = num_codebooks
         self.num_entries = num_entries
         self.logits = nn.Linear(latent_dim, num_codebooks * num_entries)

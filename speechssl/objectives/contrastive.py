@@ -193,9 +193,7 @@ class ContrastiveObjective(nn.Module):
             min_spans=2,
             generator=generator,
         )
-        distractors = sample_distractors(
-            masked_positions(frame_mask), self.config.num_distractors, generator=generator
-        )
+        distractors = sample_distractors(masked_positions(frame_mask), self.config.num_distractors, generator=generator)
         return ContrastiveDraws(frame_mask=frame_mask, distractors=distractors)
 
     def forward(

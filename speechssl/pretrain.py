@@ -1,0 +1,279 @@
+"""Pre-training on unlabelled audio: manifests -> encoder + objective -> run directory.
+
+from speechssl import pretrain
+result = pretrain.run(pretrain.PretrainConfig(manifests=("train.jsonl",), run_directory="runs/base"))
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from speechssl.config import from_dict, to_dict
+from speechssl.data import AudioBatches, DataConfig, iterate_once
+from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, load_encoder
+from speechssl.errors import ConfigError
+from speechssl.lengths import input_length
+from speechssl.manifest import Manifest
+from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.training.loop import train
+from speechssl.training.randomness import derive_seed
+from speechssl.training.task import TrainingConfig, TrainingResult
+from speechssl.types import AudioBatch, ObjectiveOutput
+
+logger = logging.getLogger(__name__)
+
+MIN_FRAMES = 4
+"""Shorter clips are left out and counted: two masked frames and as many visible ones are the least that can be learnt
+from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """What to pre-train, on what, and where to write.
+
+    Attributes:
+        manifests: training manifests, joined.
+        valid_manifest: held-out recordings for `valid_*` metrics; none by default.
+        run_directory: receives configuration, metrics and checkpoints; an interrupted run there is continued.
+        preset: of the encoder: tiny, small, base or large.
+        encoder: fields of the encoder that differ from the preset.
+        initialize_from: start from this encoder (run, model directory or shipped name) instead of random weights; its
+            architecture replaces preset and encoder.
+        objective: name of the objective.
+        contrastive: settings of the contrastive objective.
+        data: how utterances become batches.
+        training: the loop.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    manifests: tuple[Path, ...]
+    run_directory: Path
+    valid_manifest: Path | None = None
+    preset: str = "base"
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    initialize_from: str | None = None
+    objective: str = "contrastive"
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check names early, before anything is read."""
+        if not self.manifests:
+            raise ConfigError("manifests must name at least one manifest, but is empty")
+        if self.objective not in BUILDERS:
+            raise ConfigError(f"objective must be one of {', '.join(BUILDERS)}, but is {self.objective!r}")
+        resolve_encoder(self.preset, self.encoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """A finished or interrupted run; `left_out` maps the ids of utterances that could not be used to the reason."""
+
+    run_directory: Path
+    training: TrainingResult
+    left_out: Mapping[str, str]
+
+
+def resolve_encoder(preset: str, overrides: Mapping[str, Any]) -> EncoderConfig:
+    """The encoder's configuration from a preset's name and fields that differ, converted to their types.
+
+    Raises:
+        ConfigError: unknown preset or field, or a wrong value.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, but is {preset!r}")
+    return from_dict(EncoderConfig, {**to_dict(encoder_config(preset)), **overrides}, source="encoder")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: unknown, or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu or cuda, but is {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but this machine has no usable GPU; set device to auto or cpu")
+    return device
+
+
+class PretrainTask:
+    """Encoder, objective and unlabelled batches, as the training loop sees them."""
+
+    def __init__(
+        self, encoder: SpeechEncoder, objective: nn.Module, stream: AudioBatches, valid: Manifest | None, *,
+        valid_batch_seconds: float, seed: int,
+    ) -> None:  # fmt: skip
+        """Train `encoder` with `objective` on `stream`; `valid` rows are measured whole, in a fixed order."""
+        self.encoder = encoder
+        self.objective: Any = objective
+        self.stream = stream
+        self._valid = valid
+        self._valid_batch_seconds = valid_batch_seconds
+        self._seed = seed
+        self._compute = self._plain
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """All that a checkpoint holds."""
+        return {"model": self.encoder, "objective": self.objective}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Weight decay on matrices and kernels only: not on biases, norms, the mask embedding or codebooks."""
+        named = [
+            (name, parameter)
+            for module in (self.encoder, self.objective)
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        ]
+        decayed = [p for name, p in named if p.dim() > 1 and not name.endswith("codebooks")]
+        others = [p for name, p in named if p.dim() <= 1 or name.endswith("codebooks")]
+        return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+
+    def batches(self, start: int) -> Iterator[AudioBatch]:
+        """Micro-batches from number `start` on."""
+        return self.stream.batches(start)
+
+    def batch_seconds(self, batch: AudioBatch) -> float:
+        """Seconds of audio in a batch."""
+        return batch.seconds
+
+    def to_device(self, batch: AudioBatch, device: torch.device) -> AudioBatch:
+        """The batch on `device`."""
+        return batch.to(device)
+
+    def before_step(self, step: int) -> None:
+        """Nothing is scheduled by the task."""
+
+    def loss(self, batch: AudioBatch, *, step: int, generator: torch.Generator) -> ObjectiveOutput:
+        """The objective's loss."""
+        return self._compute(batch, step, self._on_device(generator))
+
+    def _plain(self, batch: AudioBatch, step: int, generator: torch.Generator) -> ObjectiveOutput:
+        output: ObjectiveOutput = self.objective(self.encoder, batch, step=step, generator=generator)
+        return output
+
+    def _on_device(self, generator: torch.Generator) -> torch.Generator:
+        device = self.encoder.device
+        if device.type == "cpu":
+            return generator
+        return torch.Generator(device).manual_seed(generator.initial_seed())
+
+    def after_update(self, step: int) -> None:
+        """Moving averages of the objective, where it has any."""
+        self.objective.after_update(self.encoder, step=step)
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """The objective on the held-out manifest, weighted by targets, with the same masks every time."""
+        if self._valid is None:
+            return {}
+        self.encoder.eval()
+        self.objective.eval()
+        totals: dict[str, float] = {}
+        count = 0.0
+        rate = self.encoder.config.sample_rate
+        batches = iterate_once(
+            self._valid,
+            batch_seconds=self._valid_batch_seconds,
+            sample_rate=rate,
+            min_num_samples=shortest_clip(self.encoder),
+        )
+        for number, batch in enumerate(batches):
+            generator = torch.Generator(self.encoder.device).manual_seed(derive_seed("valid", self._seed, number))
+            output: ObjectiveOutput = self.objective(
+                self.encoder, batch.to(self.encoder.device), step=step, generator=generator
+            )
+            weight = float(output.num_targets)
+            count += weight
+            for name, value in {"loss": output.loss, **output.metrics}.items():
+                totals[name] = totals.get(name, 0.0) + weight * float(value)
+        self.encoder.train()
+        self.objective.train()
+        return {f"valid_{name}": total / max(count, 1.0) for name, total in totals.items() if name != "temperature"}
+
+    def save_model(self, directory: Path) -> None:
+        """The encoder alone."""
+        self.encoder.save(directory)
+
+
+def shortest_clip(encoder: SpeechEncoder) -> int:
+    """Samples of the shortest clip that pre-training uses."""
+    return input_length(MIN_FRAMES, encoder.strided_layers)
+
+
+def load_joined(paths: tuple[Path, ...]) -> Manifest:
+    """Several manifests as one; only the columns that pre-training reads are kept, so that any mix can be joined.
+
+    Raises:
+        ManifestError: a file cannot be used, or two rows have the same id.
+    """
+    columns = ["id", "audio_filepath", "sample_rate", "num_samples", "offset", "duration"]
+    parts = []
+    for path in paths:
+        manifest = Manifest.load(path)
+        parts.append(Manifest(manifest.table.select(columns), manifest.folder))
+    return parts[0].concat(*parts[1:]) if len(parts) > 1 else parts[0]
+
+
+def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
+    """Pre-train, continuing an interrupted run of the same configuration.
+
+    Raises:
+        ConfigError, ManifestError: the input is wrong; nothing was started.
+        TrainingError: the monitor stopped the run, or no recording can be read.
+    """
+    manifest = load_joined(config.manifests)
+    valid = None if config.valid_manifest is None else Manifest.load(config.valid_manifest)
+    seed = config.training.seed
+    if config.initialize_from is None:
+        encoder = SpeechEncoder(resolve_encoder(config.preset, config.encoder), seed=derive_seed("encoder", seed))
+    else:
+        encoder = load_encoder(config.initialize_from)
+    objective = BUILDERS[config.objective](config.contrastive, encoder, derive_seed("objective", seed))
+    device = resolve_device(config.device)
+    encoder.to(device).train()
+    objective.to(device).train()
+    stream = AudioBatches(
+        manifest,
+        config.data,
+        sample_rate=encoder.config.sample_rate,
+        min_num_samples=shortest_clip(encoder),
+        seed=derive_seed("data", seed) % 2**32,
+    )
+    logger.info(
+        "pre-training on %.2f hours in %d utterances, %d batches an epoch",
+        manifest.total_seconds / 3600, len(manifest), stream.plan.num_batches,
+    )  # fmt: skip
+    task = PretrainTask(encoder, objective, stream, valid, valid_batch_seconds=config.data.batch_seconds, seed=seed)
+    result = train(
+        task,
+        config=config.training,
+        run_directory=Path(config.run_directory),
+        resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": asdict(encoder.config)},
+        fingerprint=fingerprint(manifest, valid),
+        description="pre-training",
+        resume=resume,
+    )
+    return PretrainResult(run_directory=Path(config.run_directory), training=result, left_out=dict(stream.problems))
+
+
+def fingerprint(*manifests: Manifest | None) -> str:
+    """One hash for several manifests, in order."""
+    digest = hashlib.sha256()
+    for manifest in manifests:
+        digest.update(b"none" if manifest is None else manifest.fingerprint().encode())
+    return digest.hexdigest()
