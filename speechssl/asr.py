@@ -31,6 +31,7 @@ from speechssl.text import NormalizerName, Vocabulary, normalize
 from speechssl.types import AudioBatch, CtcOutput
 
 VOCABULARY_FILE = "vocab.json"
+Source = str | Path | NDArray[np.floating]
 
 MAX_SECONDS = 40.0
 """Recordings up to this long are recognised in one piece."""
@@ -209,17 +210,16 @@ class SpeechRecognizer:
         """Sampling rate in Hz that the model takes; recordings are resampled to it."""
         return self.model.encoder.config.sample_rate
 
+    # A text is a sequence of texts too; it is taken as a path.
     @overload
-    def transcribe(
-        self, source: str | Path | NDArray[np.floating], *, sample_rate: int | None = None
-    ) -> Transcript: ...
+    def transcribe(self, source: Source, *, sample_rate: int | None = None) -> Transcript: ...  # type: ignore[overload-overlap]
 
     @overload
     def transcribe(self, source: Sequence[str | Path], *, sample_rate: int | None = None) -> list[Transcript]: ...
 
     def transcribe(
         self,
-        source: str | Path | NDArray[np.floating] | Sequence[str | Path],
+        source: Source | Sequence[str | Path],
         *,
         sample_rate: int | None = None,
     ) -> Transcript | list[Transcript]:
@@ -324,3 +324,20 @@ def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> Speec
         CheckpointError: nothing usable is there, a file is damaged, or the model has no CTC layer.
     """
     return SpeechRecognizer(CtcModel.load(resolve_model_directory(source), device=device))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: unknown, or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu or cuda, but is {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but this machine has no usable GPU; set device to auto or cpu")
+    return device

@@ -1,0 +1,208 @@
+"""Evaluate a fine-tuned model on a manifest: every utterance counts, whatever becomes of it."""
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from speechssl.asr import SpeechRecognizer, load_asr, resolve_device
+from speechssl.data import iterate_once
+from speechssl.encoder import resolve_model_directory
+from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.lengths import receptive_field
+from speechssl.manifest import Manifest
+from speechssl.scoring import RateDifference, paired_bootstrap, score
+from speechssl.text import NormalizerName, normalizer_version
+from speechssl.types import ErrorReport, Utterance
+
+__all__ = [
+    "EvaluateConfig",
+    "EvaluateResult",
+    "RateDifference",
+    "paired_bootstrap",
+    "recognize_manifest",
+    "run",
+    "save_report",
+    "score",
+]
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+UTTERANCES_FILE = "utterances.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to evaluate, on what, and how texts are compared.
+
+    Attributes:
+        checkpoint: a fine-tuning run, one of its checkpoints or a model directory.
+        manifest: utterances with texts.
+        output: folder for result.json and utterances.csv; null writes nothing.
+        decoder: greedy takes the best label of every frame.
+        normalizer: applied to references and hypotheses: none, lowercase, letters, basic or english; null takes the
+            rule that the model was trained with.
+        batch_seconds: padded audio that is recognised at a time.
+        num_bootstrap: replicates of the bootstrap for the confidence intervals.
+        confidence: coverage of the confidence intervals.
+        seed: of the bootstrap.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    checkpoint: str
+    manifest: Path
+    output: Path | None = None
+    decoder: Literal["greedy"] = "greedy"
+    normalizer: NormalizerName | None = None
+    batch_seconds: float = 120.0
+    num_bootstrap: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch_seconds <= 0:
+            raise ConfigError(f"batch_seconds must be above 0, but is {self.batch_seconds}")
+        if self.num_bootstrap < 1:
+            raise ConfigError(f"num_bootstrap must be at least 1, but is {self.num_bootstrap}")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"confidence must lie between 0 and 1, but is {self.confidence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult:
+    """The error rates, where they were written, and the utterances whose audio could not be used.
+
+    An utterance in `failed` (id -> reason) has an empty hypothesis in `report`: all of its words count as deleted.
+    """
+
+    report: ErrorReport
+    directory: Path | None
+    failed: Mapping[str, str]
+
+
+def run(config: EvaluateConfig) -> EvaluateResult:
+    """Recognise every utterance of the manifest and compare with its text.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        ManifestError: the manifest cannot be read, or rows have no text.
+    """
+    manifest = Manifest.load(config.manifest)
+    missing = [utterance.id for utterance in manifest if utterance.text is None]
+    if missing:
+        raise ManifestError(
+            f"{config.manifest}: {len(missing)} of {len(manifest)} utterances have no text to compare with, the first "
+            f"is {missing[0]!r}; add the texts, or use `speechssl transcribe` on recordings without"
+        )
+    recognizer = load_asr(config.checkpoint, device=resolve_device(config.device))
+    hypotheses, failed = recognize_manifest(recognizer, manifest, batch_seconds=config.batch_seconds)
+    normalizer = config.normalizer or recognizer.model.normalizer
+    report = score(
+        {utterance.id: utterance.text or "" for utterance in manifest},
+        hypotheses,
+        normalizer=normalizer,
+        speakers={utterance.id: utterance.speaker for utterance in manifest},
+        num_bootstrap=config.num_bootstrap,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+    if config.output is not None:
+        details = {
+            "decoder": config.decoder,
+            "num_bootstrap": config.num_bootstrap,
+            "seed": config.seed,
+            "checkpoint": str(config.checkpoint),
+            "model_directory": resolve_model_directory(config.checkpoint).resolve().name,
+            "manifest": str(config.manifest),
+            "manifest_fingerprint": manifest.fingerprint(),
+            "audio_seconds": round(manifest.total_seconds, 3),
+            "failed": dict(failed),
+        }
+        save_report(report, config.output, details=details)
+    return EvaluateResult(report=report, directory=config.output, failed=failed)
+
+
+def recognize_manifest(
+    recognizer: SpeechRecognizer, manifest: Manifest, *, batch_seconds: float = 120.0
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Hypotheses of all utterances by id, in the manifest's order, and the reason where audio could not be used.
+
+    What could not be used has an empty hypothesis, and is logged by name.
+    """
+    hypotheses = {str(name): "" for name in manifest.column("id").to_pylist()}
+    failed: dict[str, str] = {}
+
+    def note(utterance: Utterance, error: AudioError) -> None:
+        failed[utterance.id] = str(error)
+        logger.warning("%s counts as not recognised: %s", utterance.id, error)
+
+    for batch in iterate_once(
+        manifest,
+        batch_seconds=batch_seconds,
+        sample_rate=recognizer.sample_rate,
+        min_num_samples=receptive_field(recognizer.model.encoder.strided_layers),
+        on_error=note,
+    ):
+        for name, hypothesis in zip(batch.utterance_ids, recognizer.recognize_batch(batch), strict=True):
+            hypotheses[name] = hypothesis.text
+    return hypotheses, failed
+
+
+def save_report(report: ErrorReport, directory: str | Path, *, details: Mapping[str, Any] | None = None) -> None:
+    """Write `result.json` (rates, counts, normaliser, and `details`) and `utterances.csv` into `directory`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    utterances = report.utterances
+    normalizer: NormalizerName = report.normalizer  # type: ignore[assignment]
+    result = {
+        "wer": report.wer,
+        "cer": report.cer,
+        "wer_interval": list(report.wer_interval),
+        "cer_interval": list(report.cer_interval),
+        "confidence": report.confidence,
+        "interval_over": report.interval_over,
+        "normalizer": report.normalizer,
+        "normalizer_version": normalizer_version(normalizer),
+        "num_utterances": len(utterances),
+        "num_words": sum(utterance.num_words for utterance in utterances),
+        "hits": report.hits,
+        "substitutions": report.substitutions,
+        "deletions": report.deletions,
+        "insertions": report.insertions,
+        "num_chars": sum(utterance.num_chars for utterance in utterances),
+        "char_errors": sum(utterance.char_errors for utterance in utterances),
+        "num_empty_hypotheses": sum(not utterance.hypothesis for utterance in utterances),
+        "num_empty_references": sum(not utterance.reference for utterance in utterances),
+        **(details or {}),
+    }
+    with _replacing(directory / UTTERANCES_FILE) as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            "id speaker reference hypothesis num_words hits substitutions deletions insertions num_chars "
+            "char_errors".split()
+        )
+        for u in utterances:
+            counts = (u.num_words, u.hits, u.substitutions, u.deletions, u.insertions, u.num_chars, u.char_errors)
+            writer.writerow([u.id, u.speaker or "", u.reference, u.hypothesis, *counts])
+    with _replacing(directory / RESULT_FILE) as file:
+        json.dump(result, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name when it is complete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""A fine-tuning run, from manifests to a model that writes text."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.asr import CtcModel, resolve_device
+from speechssl.config import from_dict, to_dict
+from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, load_encoder
+from speechssl.errors import ConfigError
+from speechssl.finetune.config import FinetuneConfig
+from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation, summarize
+from speechssl.finetune.task import CtcTask
+from speechssl.manifest import Manifest
+from speechssl.text import Vocabulary, describe_characters
+from speechssl.training.loop import train
+from speechssl.training.randomness import derive_seed
+from speechssl.training.task import TrainingResult
+
+logger = logging.getLogger(__name__)
+
+LEFT_OUT_FILE = "left_out.jsonl"
+_CHANGEABLE = (
+    "input_dropout",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "layer_drop",
+    "feature_gradient_scale",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """What a run came to.
+
+    `left_out` says why utterances of the training manifest were not learnt from (also in `left_out.jsonl` of the run),
+    `unknown_validation_characters` counts characters of the validation texts that the model cannot write.
+    """
+
+    directory: Path
+    training: TrainingResult
+    vocabulary: Vocabulary
+    num_train: int
+    num_valid: int
+    left_out: Mapping[str, str]
+    unknown_validation_characters: Mapping[str, int]
+
+
+def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
+    """Fine-tune as configured, continuing an interrupted run of the same configuration.
+
+    Raises:
+        ConfigError, ManifestError, CheckpointError: something that was given cannot be used.
+        TrainingError: no utterance can be learnt from, or the training was stopped.
+    """
+    train_manifest, valid_manifest = Manifest.load(config.train_manifest), Manifest.load(config.valid_manifest)
+    _check_disjoint(train_manifest, valid_manifest, config)
+    encoder = build_encoder(config)
+    vocabulary = build_vocabulary(train_manifest, config)
+    train_data = prepare_training(train_manifest, vocabulary, encoder, config)
+    valid_data = prepare_validation(valid_manifest, vocabulary, config)
+    _report(train_data, valid_data, config.run_directory)
+    model = CtcModel(
+        encoder,
+        vocabulary,
+        normalizer=config.normalizer,
+        dropout=config.head_dropout,
+        blank_bias=config.blank_bias,
+        seed=derive_seed("head", config.training.seed),
+    ).to(resolve_device(config.device))
+    result = train(
+        CtcTask(model, train_data, valid_data, config),
+        config=config.training,
+        run_directory=config.run_directory,
+        resolved_config={"stage": "finetune", **to_dict(config), "resolved_encoder": asdict(encoder.config)},
+        fingerprint=f"{train_data.manifest.fingerprint()} {valid_data.manifest.fingerprint()}",
+        description="training from scratch" if config.pretrained is None else "fine-tuning",
+        resume=resume,
+    )
+    return FinetuneResult(
+        directory=config.run_directory,
+        training=result,
+        vocabulary=vocabulary,
+        num_train=len(train_data.manifest),
+        num_valid=len(valid_data.manifest),
+        left_out=train_data.left_out,
+        unknown_validation_characters=valid_data.unknown_characters,
+    )
+
+
+def build_encoder(config: FinetuneConfig) -> SpeechEncoder:
+    """The pre-trained encoder with its dropout rates replaced, or a fresh one.
+
+    The scaling of the gradient into the front end is a matter of pre-training and is undone, unless it is given.
+
+    Raises:
+        ConfigError: `config.encoder` names an unknown field, or one that a pre-trained encoder cannot change.
+        CheckpointError: the pre-trained encoder cannot be loaded.
+    """
+    overrides = {"feature_gradient_scale": 1.0, **config.encoder}
+    if config.pretrained is None:
+        return SpeechEncoder(
+            _override(encoder_config(config.preset), overrides), seed=derive_seed("encoder", config.training.seed)
+        )
+    fixed = sorted(set(config.encoder) - set(_CHANGEABLE))
+    if fixed:
+        raise ConfigError(
+            f"encoder.{fixed[0]}: cannot be changed in the pre-trained encoder {config.pretrained}; only "
+            f"{', '.join(_CHANGEABLE)} can, or train from scratch (pretrained: null)"
+        )
+    loaded = load_encoder(config.pretrained)
+    encoder = SpeechEncoder(_override(loaded.config, overrides))
+    encoder.load_state_dict(loaded.state_dict())
+    return encoder
+
+
+def _override(config: EncoderConfig, overrides: Mapping[str, Any]) -> EncoderConfig:
+    return from_dict(EncoderConfig, {**asdict(config), **overrides}, source="encoder")
+
+
+def _check_disjoint(train_manifest: Manifest, valid_manifest: Manifest, config: FinetuneConfig) -> None:
+    """Warn where the checkpoint would be chosen by recordings that were learnt."""
+    spans = {(utterance.audio_filepath, utterance.offset) for utterance in train_manifest}
+    shared = [utterance.id for utterance in valid_manifest if (utterance.audio_filepath, utterance.offset) in spans]
+    if shared:
+        logger.warning(
+            "%s: %d of %d utterances are in the training manifest too (the first is %r), so validation will look "
+            "better than it is; `speechssl manifest split` makes manifests that share nothing",
+            config.valid_manifest,
+            len(shared),
+            len(valid_manifest),
+            shared[0],
+        )
+
+
+def _report(train_data: LabeledData, valid_data: LabeledData, directory: Path) -> None:
+    """Log what is not used, and write the list beside the run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / LEFT_OUT_FILE
+    path.unlink(missing_ok=True)
+    if train_data.left_out:
+        lines = (
+            json.dumps({"id": name, "reason": reason}, ensure_ascii=False)
+            for name, reason in train_data.left_out.items()
+        )
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        total = len(train_data.left_out) + len(train_data.manifest)
+        logger.warning(
+            "%d of %d training utterances are left out, see %s: %s",
+            len(train_data.left_out),
+            total,
+            path,
+            summarize(train_data.left_out),
+        )
+    if valid_data.unknown_characters:
+        logger.warning(
+            "the validation texts hold characters that the training texts do not, which count as errors: %s",
+            describe_characters(valid_data.unknown_characters),
+        )
