@@ -3,10 +3,6 @@
 `run(FinetuneConfig(train_manifest=..., valid_manifest=..., run_directory="runs/base-10h"))` does it all.
 """
 
-from speechssl import finetune
-result = finetune.run(finetune.FinetuneConfig(train_manifest=..., valid_manifest=..., run_directory="runs/base-10h"))
-"""
-
 from speechssl.finetune.config import FinetuneConfig, MaskConfig
 from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation
 from speechssl.finetune.run import LEFT_OUT_FILE, FinetuneResult, build_encoder, run
