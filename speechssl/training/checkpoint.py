@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +142,21 @@ class CheckpointStore:
             else:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def keep_only(self, steps: Iterable[int]) -> None:
-        """Remove the checkpoints of all other steps."""
-        wanted = set(steps)
-        for step in self.steps():
-            if step not in wanted:
-                doomed = self.directory / f"{_TEMPORARY}old-{_PREFIX}{step}"
-                self.path(step).rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+    def prune(self, *, step: int, best: Sequence[int], keep_newest: int) -> None:
+        """Link `last` (to `step`) and `best`, and remove the checkpoints that are neither new nor good enough to keep.
+
+        Checkpoints beyond `step` go too: they are damaged, or the run would have gone on from them.
+        """
+        steps = self.steps()
+        kept_best = [kept for kept in best if kept in steps]
+        newest = [kept for kept in steps if kept <= step][-keep_newest:]
+        self.link("last", step)
+        if kept_best:
+            self.link("best", kept_best[0])
+        for doomed in set(steps) - {*kept_best, *newest}:
+            moved = self.directory / f"{_TEMPORARY}old-{_PREFIX}{doomed}"
+            self.path(doomed).rename(moved)
+            shutil.rmtree(moved, ignore_errors=True)
 
 
 def _checksum(path: Path) -> tuple[int, int]:

@@ -6,29 +6,20 @@ is killed and started again ends with the same bits, on the CPU, as one that nev
 """
 
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from speechssl.errors import ConfigError, TrainingError
 from speechssl.training.allocator import keep_freed_memory
 from speechssl.training.checkpoint import CheckpointStore
 from speechssl.training.clock import Clock
 from speechssl.training.monitor import Diagnosis, Monitor
-from speechssl.training.optim import (
-    apply_update,
-    build_optimizer,
-    learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_learning_rate,
-)
+from speechssl.training.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from speechssl.training.progress import make_progress
 from speechssl.training.randomness import seeded
 from speechssl.training.records import MetricsLog
@@ -37,6 +28,7 @@ from speechssl.training.signals import StopSignals
 from speechssl.training.state import PendingMetrics, TrainingState
 from speechssl.training.task import Task, TrainingConfig, TrainingResult
 from speechssl.training.tensors import load_module, without_aliases
+from speechssl.training.update import Updater
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +92,8 @@ class _Run:
         self.state = TrainingState()
         self.monitor = Monitor(config.monitor)
         self.pending = PendingMetrics()
-        self.batches: Iterator[Any] = iter(())
         self.clock = Clock()
+        self.updater = Updater(task, config, self.optimizer, device=self.device, clock=self.clock)
         self.saved_step: int | None = None
 
     def restore(self, step: int, values: Mapping[str, Any]) -> None:
@@ -128,7 +120,7 @@ class _Run:
             logger.info("%s: resuming after step %d of %d", description, state.step, config.max_steps)
         self.log = MetricsLog(run_directory, step=state.step, tensorboard=config.tensorboard)
         self.progress = make_progress(description, step=state.step, max_steps=config.max_steps)
-        self.batches = self.task.batches(state.step * config.accumulation_steps)
+        self.updater.start(state.step)
         self.clock.start(step=state.step)
         try:
             with StopSignals() as signals:
@@ -137,17 +129,19 @@ class _Run:
         finally:
             self.progress.close()
             self.log.close()
-            _close(self.batches)
+            self.updater.close()
 
     def _steps(self, signals: StopSignals) -> StopReason:
         while (reason := self._finished()) is None and signals.received is None:
             try:
-                values = self._update(self.state.step)
+                batches = self.updater.fetch()
             except Exception:
                 # A signal to the whole process group ends loader workers before us.
                 if signals.received is None:
                     raise
                 break
+            values = self.updater.update(self.state.step, [batch for batch, _ in batches])
+            self.state.audio_seconds += sum(seconds for _, seconds in batches)
             self.state.step += 1
             self.pending.append(self.state.step, values)
             self.progress.advance(self.state.step)
@@ -166,57 +160,6 @@ class _Run:
         if patience is not None and self.state.validations_since_best >= patience:
             return "early_stopping"
         return None
-
-    def _update(self, step: int) -> dict[str, Tensor]:
-        """One update; returns its metrics, unread."""
-        for module in self.task.modules.values():
-            module.train()
-        self.task.before_step(step)
-        set_learning_rate(self.optimizer, learning_rate(self.config.optim, step, self.config.max_steps))
-        self.optimizer.zero_grad(set_to_none=True)  # a frozen parameter must have no gradient, not one of zeros
-        metrics, loss, num_targets = self._accumulate(step)
-        norm, skipped = apply_update(
-            self.optimizer,
-            loss=loss,
-            num_targets=num_targets if self.config.accumulation_steps > 1 else None,
-            clip_norm=self.config.clip_norm,
-        )
-        self.task.after_update(step)
-        extra = {"num_targets": num_targets, "gradient_norm": norm, "skipped": skipped}
-        return {"loss": loss, **metrics, **extra}
-
-    def _accumulate(self, step: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Gradients of sum(loss_i * n_i), or of the one loss; mean metrics, mean loss and the number of targets."""
-        count = self.config.accumulation_steps
-        outputs = []
-        for index in range(count):
-            batch = self._next_batch()
-            with seeded(self.device, self.config.seed, step, index) as generator, self._autocast():
-                output = self.task.loss(batch, step=step, generator=generator)
-            loss = output.loss if count == 1 else output.loss * output.num_targets
-            loss.backward()  # type: ignore[no-untyped-call]
-            scalars = {"loss": output.loss.detach().float(), **output.metrics}
-            outputs.append((scalars, output.num_targets.detach().to(self.device)))
-        if count == 1:
-            metrics, num_targets = outputs[0]
-        else:
-            num_targets = torch.stack([n for _, n in outputs]).sum()
-            metrics = _weighted_means(outputs)
-        return metrics, metrics.pop("loss"), num_targets
-
-    def _next_batch(self) -> Any:
-        started = time.perf_counter()
-        batch = next(self.batches)
-        self.clock.waited(time.perf_counter() - started)
-        seconds = self.task.batch_seconds(batch)
-        self.clock.heard(seconds)
-        self.state.audio_seconds += seconds
-        return self.task.to_device(batch, self.device)
-
-    def _autocast(self) -> Any:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _after_update(self) -> None:
         """Log, validate and save where it is due."""
@@ -251,7 +194,7 @@ class _Run:
 
     def _report(self, diagnosis: Diagnosis) -> None:
         logger.warning("step %d, %s: %s", diagnosis.step, diagnosis.kind.replace("_", " "), diagnosis.message)
-        self.log.event(diagnosis.step, "diagnosis", kind=diagnosis.kind, message=diagnosis.message)
+        self.log.event(self.state.step, "diagnosis", **asdict(diagnosis) | {"step": self.state.step})
         self.state.diagnoses.append(asdict(diagnosis))
 
     def _raise_if_stopped(self) -> None:
@@ -281,7 +224,7 @@ class _Run:
     def _validate(self) -> bool:
         """Validate; True when this is among the best checkpoints to keep."""
         config, state = self.config, self.state
-        with torch.no_grad(), seeded(self.device, config.seed, "validate"), self._autocast():
+        with torch.no_grad(), seeded(self.device, config.seed, "validate"), self.updater.autocast():
             metrics = {name: float(value) for name, value in self.task.validate(state.step).items()}
         self.clock.skip()
         state.metrics.update(metrics)
@@ -289,7 +232,7 @@ class _Run:
         self.progress.metrics(state.step, metrics)
         if config.best_metric not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
-            raise ConfigError(f"best_metric is '{config.best_metric}', but validation gives {known}; choose one of them")
+            raise ConfigError(f"best_metric is '{config.best_metric}', but validation gives {known}; choose one of these")
         value = metrics[config.best_metric]
         state.record_validation(value, mode=config.best_mode)
         return state.rank_checkpoint(value, state.step, mode=config.best_mode, keep=config.keep_best)
@@ -310,7 +253,8 @@ class _Run:
             state={**state.to_dict(), "fingerprint": self.fingerprint},
         )
         self.saved_step = state.step
-        prune(self.store, state, self.config)
+        keep = [kept for _, kept in state.best_checkpoints]
+        self.store.prune(step=state.step, best=keep, keep_newest=self.config.keep_checkpoints)
         self.clock.skip()
 
     def _result(self, reason: StopReason, signal_number: int | None) -> TrainingResult:
@@ -330,30 +274,11 @@ class _Run:
         )
 
 
-def prune(store: CheckpointStore, state: TrainingState, config: TrainingConfig) -> None:
-    """Link `last` and `best`, and remove the checkpoints that are neither new nor good enough to keep."""
-    best = [step for _, step in state.best_checkpoints if step in store.steps()]
-    newest = [step for step in store.steps() if step <= state.step][-config.keep_checkpoints :]
-    store.link("last", state.step)
-    if best:
-        store.link("best", best[0])
-    store.keep_only({*best, *newest})
-
-
 def _device(modules: Mapping[str, nn.Module]) -> torch.device:
     for module in modules.values():
         for parameter in module.parameters():
             return parameter.device
     raise ValueError("the task's modules have no parameters")
-
-
-def _weighted_means(outputs: list[tuple[dict[str, Tensor], Tensor]]) -> dict[str, Tensor]:
-    """Means over micro-batches, weighted by targets."""
-    total = torch.stack([n for _, n in outputs]).sum().clamp(min=1)
-    return {
-        name: torch.stack([scalars[name].to(n.device) * n for scalars, n in outputs]).sum() / total
-        for name in outputs[0][0]
-    }
 
 
 def _compile(task: Task) -> None:
@@ -363,8 +288,3 @@ def _compile(task: Task) -> None:
     else:
         compile_task()
 
-
-def _close(batches: Iterator[Any]) -> None:
-    close = getattr(batches, "close", None)
-    if close is not None:
-        close()

@@ -42,7 +42,7 @@ class OptimConfig:
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ValueError(f"warmup_steps must not be negative, but is {self.warmup_steps}")
         if self.schedule == "tri_stage" and self.final_scale == 0:
-            raise ValueError("final_scale must be above 0 with schedule tri_stage, whose decay is exponential; try 0.05")
+            raise ValueError("final_scale must be above 0 for the exponential decay of tri_stage; try 0.05")
         if self.warmup_steps is None and self.schedule == "tri_stage" and self.warmup_fraction + self.hold_fraction > 1:
             raise ValueError("warmup_fraction + hold_fraction must not exceed 1")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -78,7 +78,7 @@ def _decay(config: OptimConfig, progress: float) -> float:
         case "linear":
             return final + (1 - final) * (1 - progress)
         case "polynomial":
-            return final + (1 - final) * (1 - progress) ** config.power
+            return final + (1 - final) * float((1 - progress) ** config.power)
         case "cosine":
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -136,7 +136,7 @@ def apply_update(
 
 
 def parameter_names(modules: Mapping[str, nn.Module]) -> dict[int, str]:
-    """id of each parameter -> `module.parameter`; a parameter shared by modules has its first name."""
+    """The id of each parameter -> `module.parameter`; a parameter shared by modules has its first name."""
     names: dict[int, str] = {}
     for module_name, module in modules.items():
         for name, parameter in module.named_parameters():

@@ -46,11 +46,11 @@ class MetricsLog:
                 group = "valid" if name.startswith("valid_") else "train"
                 self._writer.add_scalar(f"{group}/{name.removeprefix('valid_')}", value, step)
 
-    def event(self, step: int, kind: str, **details: Any) -> None:
-        """Write something that happened: `{"step": 10, "event": kind, ...}`."""
-        self._line({"step": step, "event": kind, **details})
+    def event(self, step: int, event: str, /, **details: Any) -> None:
+        """Write something that happened: `{"step": 10, "event": event, ...}`."""
+        self._line({"step": step, "event": event, **details})
         if self._writer is not None:
-            self._writer.add_text(kind, str(details.get("message", details)), step)
+            self._writer.add_text(event, str(details.get("message", details)), step)
 
     def flush(self) -> None:
         """Force everything written so far to the disk."""

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 
-# What may change between the parts of one run: when to write and to stop, and how fast, but nothing of what is computed.
+# What may change between the parts of one run: when to write and to stop, but nothing of what is computed.
 CHANGEABLE = frozenset(
     {
         "max_steps", "log_interval", "validate_interval", "checkpoint_interval", "keep_checkpoints", "keep_best",
@@ -42,7 +42,7 @@ def prepare_run(
     run_directory.mkdir(parents=True, exist_ok=True)
     steps = store.steps()
     if not resume and (steps or (run_directory / METRICS_FILE).exists()):
-        raise ConfigError(f"{run_directory}: already holds a run; choose another directory, remove it, or let it resume")
+        raise ConfigError(f"{run_directory}: already holds a run; choose another directory or let it resume")
     store.remove_leftovers()
     found = store.newest_usable()
     if found is not None:

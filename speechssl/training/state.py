@@ -16,7 +16,8 @@ class TrainingState:
     """Counters and running values after `step` updates.
 
     `best_checkpoints` holds `(metric, step)` pairs, best first; `sums` the metrics since the last log line;
-    `metrics` the last value of each; `monitor` and `diagnoses` what the monitor knows and said; `stopped_by` the diagnosis that ended the run.
+    `metrics` the last value of each; `monitor` and `diagnoses` what the monitor knows and said, `stopped_by` the
+    diagnosis that ended the run.
     """
 
     step: int = 0

@@ -110,7 +110,9 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run(directory: Path, *, num_workers: int = 0, task: Any = None, fingerprint: str = "f", **overrides: Any) -> TrainingResult:
+def run(
+    directory: Path, *, num_workers: int = 0, task: Any = None, fingerprint: str = "f", **overrides: Any
+) -> TrainingResult:
     config = from_dict(TrainingConfig, {**DEFAULTS, **overrides})
     return train(
         task or ToyTask(num_workers=num_workers),

@@ -1,0 +1,344 @@
+"""The symptoms that the monitor looks for: each a condition on watched metrics and a message in plain words.
+
+Perplexities are in 1..V, `code_usage` is perplexity / V, losses are in nats per target, norms are those of the
+averaged gradient before clipping. A metric that a task does not report is not judged.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["note", "problem", "fatal"]
+
+_AVERAGE_DECAY = 0.95  # about the last 20 updates
+_FAST_DECAY, _SLOW_DECAY = 0.8, 0.995
+_RECENT = 20
+_FIRST = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where healthy ends. The defaults leave room: a healthy early phase passes, a collapsed run does not.
+
+    Attributes:
+        min_code_perplexity: of the chosen or the average codes, absolute.
+        min_code_usage: the same as a share of the codebook.
+        max_trivial_loss: contrastive loss (nats) below which, with hardly any code in use, the task is trivial.
+        max_trivial_accuracy: accuracy above which it is.
+        chance_accuracy: of a guess among the target and the distractors.
+        chance_steps: updates after which accuracy must be clearly above chance.
+        min_latent_std: of the latents over time.
+        explosion_factor: gradient norm against its own long average.
+        min_exploding_norm: smaller norms never count as exploding.
+        min_gradient_norm: below it the gradient has vanished.
+        max_non_finite: updates without finite loss and gradient among the last 20.
+        divergence_ratio: rise of the average loss above its best, relative; and at least `divergence_margin`.
+        divergence_margin: the same, absolute.
+        plateau_steps: updates in which the loss must fall by `plateau_improvement`, while it is still above
+            `plateau_level` times its first value.
+        plateau_improvement: relative.
+        plateau_level: relative to the loss of the first updates.
+        max_blank_fraction: share of frames that CTC labels blank.
+        blank_steps: updates for which it may stay above.
+    """
+
+    min_code_perplexity: float = 2.5
+    min_code_usage: float = 0.03
+    max_trivial_loss: float = 0.05
+    max_trivial_accuracy: float = 0.98
+    chance_accuracy: float = 0.01
+    chance_steps: int = 2000
+    min_latent_std: float = 0.02
+    explosion_factor: float = 30.0
+    min_exploding_norm: float = 10.0
+    min_gradient_norm: float = 1e-6
+    max_non_finite: int = 5
+    divergence_ratio: float = 0.5
+    divergence_margin: float = 0.5
+    plateau_steps: int = 3000
+    plateau_improvement: float = 0.01
+    plateau_level: float = 0.7
+    max_blank_fraction: float = 0.97
+    blank_steps: int = 1500
+
+    def __post_init__(self) -> None:
+        for name in ("chance_steps", "plateau_steps", "blank_steps", "max_non_finite"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.max_non_finite > _RECENT:
+            raise ValueError(f"max_non_finite must be at most {_RECENT}, but is {self.max_non_finite}")
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """Running values of the metrics: all that the symptoms may look at."""
+
+    step: int = 0
+    averages: dict[str, float] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
+    non_finite: list[bool] = field(default_factory=list)
+    first_losses: list[float] = field(default_factory=list)
+    best_loss: float | None = None
+    plateau_loss: float | None = None
+    plateau_since: int = 0
+    log_norm_fast: float | None = None
+    log_norm_slow: float | None = None
+    num_norms: int = 0
+    blank_since: int | None = None
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the metrics of one update."""
+        self.step = step
+        self.latest = {name: value for name, value in values.items() if math.isfinite(value)}
+        bad = any(name in values and name not in self.latest for name in ("loss", "gradient_norm"))
+        self.non_finite = [*self.non_finite, bad][-_RECENT:]
+        for name, value in self.latest.items():
+            old = self.averages.get(name, value)
+            self.averages[name] = _AVERAGE_DECAY * old + (1 - _AVERAGE_DECAY) * value
+        if "loss" in self.latest:
+            self._add_loss(self.latest["loss"])
+        if self.latest.get("gradient_norm", 0) > 0:
+            self._add_norm(math.log(self.latest["gradient_norm"]))
+
+    def _add_loss(self, loss: float) -> None:
+        average = self.averages["loss"]
+        if len(self.first_losses) < _FIRST:
+            self.first_losses.append(loss)
+            self.averages["loss"] = average = sum(self.first_losses) / len(self.first_losses)
+            self.best_loss = self.plateau_loss = average
+            self.plateau_since = self.step
+        elif self.best_loss is not None and average < self.best_loss:
+            self.best_loss = average
+
+    def _add_norm(self, log_norm: float) -> None:
+        fast = log_norm if self.log_norm_fast is None else self.log_norm_fast
+        slow = log_norm if self.log_norm_slow is None else self.log_norm_slow
+        self.num_norms += 1
+        # A plain mean at first, so that the long average does not hang on the very first norm.
+        decay = min(_SLOW_DECAY, 1 - 1 / self.num_norms)
+        self.log_norm_fast = _FAST_DECAY * fast + (1 - _FAST_DECAY) * log_norm
+        self.log_norm_slow = decay * slow + (1 - decay) * log_norm
+
+    @property
+    def first_loss(self) -> float:
+        """Mean loss of the first updates."""
+        return sum(self.first_losses) / max(len(self.first_losses), 1)
+
+    def state(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Watched":
+        """Inverse of `state`."""
+        return cls(**state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symptom:
+    """`check` returns a message while the symptom is there; `grace` and `patience` scale the monitor's."""
+
+    kind: str
+    check: Callable[[Watched, Thresholds], str | None]
+    severity: Severity = "problem"
+    grace: float = 1.0
+    patience: float = 1.0
+
+
+def _few_codes(watched: Watched, limits: Thresholds, *, factor: float = 1.0) -> bool:
+    average = watched.averages
+    return (
+        average.get("code_perplexity", math.inf) < factor * limits.min_code_perplexity
+        or average.get("prob_perplexity", math.inf) < factor * limits.min_code_perplexity
+        or average.get("code_usage", math.inf) < factor * limits.min_code_usage
+    )
+
+
+def _codes_in_words(watched: Watched) -> str:
+    average = watched.averages
+    entries = ""
+    if average.get("code_usage", 0) > 0 and "code_perplexity" in average:
+        entries = f" of {average['code_perplexity'] / average['code_usage']:.0f}"
+    parts = []
+    if "code_perplexity" in average:
+        parts.append(f"code perplexity {average['code_perplexity']:.2f}{entries}")
+    if "prob_perplexity" in average:
+        parts.append(f"probability perplexity {average['prob_perplexity']:.2f}")
+    return ", ".join(parts) or f"{average['code_usage']:.1%} of the codebook in use"
+
+
+def _is_trivial(watched: Watched, limits: Thresholds) -> bool:
+    average = watched.averages
+    easy = (
+        average.get("contrastive_loss", math.inf) < limits.max_trivial_loss
+        or average.get("accuracy", 0) > limits.max_trivial_accuracy
+    )
+    return easy and _few_codes(watched, limits, factor=2.0)
+
+
+def contrastive_collapse(watched: Watched, limits: Thresholds) -> str | None:
+    """Targets became (nearly) the same code, so telling them from distractors is trivial."""
+    if not _is_trivial(watched, limits):
+        return None
+    average = watched.averages
+    evidence = [f"{name.replace('_', ' ')} {average[name]:.4f}" for name in ("contrastive_loss", "accuracy")
+                if name in average]  # fmt: skip
+    return (
+        f"the contrastive task has become trivial: {', '.join(evidence)} with {_codes_in_words(watched)}. Nearly all"
+        " targets are the same code, so nothing is learned and the low loss means nothing. Begin anew with a larger"
+        " diversity_weight, a lower peak_lr or a longer warm-up, more audio in a batch, and an initial logit_std"
+        " that makes the first codes decided less by noise"
+    )
+
+
+def code_collapse(watched: Watched, limits: Thresholds) -> str | None:
+    """The quantizer uses hardly any of its entries."""
+    if not _few_codes(watched, limits) or _is_trivial(watched, limits):
+        return None
+    return (
+        f"the codebooks have collapsed: {_codes_in_words(watched)}. The quantizer uses hardly any of its entries, so"
+        " targets carry little. Raise diversity_weight, lower peak_lr or warm up longer, put more audio into a batch,"
+        " or use fewer num_entries; a gumbel_temperature_start that falls too fast does the same harm"
+    )
+
+
+def accuracy_at_chance(watched: Watched, limits: Thresholds) -> str | None:
+    """The contrastive task is not being learned."""
+    average = watched.averages
+    chance = average.get("chance_accuracy", limits.chance_accuracy)
+    if watched.step < limits.chance_steps or average.get("accuracy", 1.0) > 1.5 * chance:
+        return None
+    return (
+        f"the contrastive accuracy is still at chance after {watched.step} updates: {average['accuracy']:.4f}, where"
+        f" guessing gives {chance:.4f}. Raise peak_lr, check that the audio is speech at the right sample rate and not"
+        " silence, and that mask_probability and mask_span leave enough unmasked frames to predict from"
+    )
+
+
+def latent_collapse(watched: Watched, limits: Thresholds) -> str | None:
+    """The feature encoder gives the same vector at all times."""
+    spread = watched.averages.get("latent_std", math.inf)
+    if spread >= limits.min_latent_std:
+        return None
+    return (
+        f"the latents have collapsed: their standard deviation over time is {spread:.2g} (healthy: above"
+        f" {limits.min_latent_std:g}). The feature encoder says the same whatever it hears. Lower"
+        " feature_penalty_weight and peak_lr, lower feature_gradient_scale, and check that the audio is not silent"
+    )
+
+
+def gradient_explosion(watched: Watched, limits: Thresholds) -> str | None:
+    """The gradient is far above its own long average."""
+    if watched.log_norm_fast is None or watched.log_norm_slow is None or watched.num_norms < 2 * _FIRST:
+        return None
+    now, before = _exp(watched.log_norm_fast), _exp(watched.log_norm_slow)
+    if now < limits.min_exploding_norm or now < limits.explosion_factor * before:
+        return None
+    return (
+        f"the gradient is exploding: its norm is {now:.3g}, {now / before:.0f} times its long average {before:.3g}."
+        " Lower peak_lr, warm up longer, set clip_norm (or lower it), or use precision fp32"
+    )
+
+
+def vanishing_gradient(watched: Watched, limits: Thresholds) -> str | None:
+    """There is nothing left to follow."""
+    norm = watched.averages.get("gradient_norm", math.inf)
+    if norm >= limits.min_gradient_norm:
+        return None
+    return (
+        f"the gradient has vanished: its norm is {norm:.2g}, so the weights no longer move. Check that the part to be"
+        " trained is not frozen and that the loss depends on it; if the model collapsed before, begin anew with a"
+        " lower peak_lr"
+    )
+
+
+def non_finite(watched: Watched, limits: Thresholds) -> str | None:
+    """Losses or gradients are NaN or infinite again and again."""
+    count = sum(watched.non_finite)
+    if count < limits.max_non_finite:
+        return None
+    return (
+        f"loss or gradient was NaN or infinite in {count} of the last {len(watched.non_finite)} updates; those updates"
+        " were skipped. Lower peak_lr, set clip_norm, use precision fp32, and validate the manifest with --audio for"
+        " recordings that are silent or not finite"
+    )
+
+
+def skipped_update(watched: Watched, limits: Thresholds) -> str | None:
+    """One update could not be made."""
+    if not (watched.non_finite and watched.non_finite[-1]):
+        return None
+    return (
+        "loss or gradient is NaN or infinite; the update was skipped and the weights are as before. Once in a while"
+        " this does no harm; if it repeats, lower peak_lr or set clip_norm"
+    )
+
+
+def divergence(watched: Watched, limits: Thresholds) -> str | None:
+    """The loss rises again, far above its best."""
+    average, best = watched.averages.get("loss"), watched.best_loss
+    if average is None or best is None or len(watched.first_losses) < _FIRST:
+        return None
+    if average - best < max(limits.divergence_ratio * abs(best), limits.divergence_margin):
+        return None
+    return (
+        f"the loss diverges: its average is {average:.3f} after a best of {best:.3f}. Go on from an earlier checkpoint"
+        " or begin anew with a lower peak_lr, a longer warm-up or a smaller clip_norm"
+    )
+
+
+def loss_plateau(watched: Watched, limits: Thresholds) -> str | None:
+    """The loss has not moved for long, near to where it began."""
+    average, reference = watched.averages.get("loss"), watched.plateau_loss
+    if average is None or reference is None or len(watched.first_losses) < _FIRST:
+        return None
+    if average < reference - limits.plateau_improvement * abs(reference):
+        watched.plateau_loss, watched.plateau_since = average, watched.step
+        return None
+    waited = watched.step - watched.plateau_since
+    if waited < limits.plateau_steps or average < limits.plateau_level * watched.first_loss:
+        return None
+    return (
+        f"the loss has not fallen for {waited} updates: {average:.3f}, after {watched.first_loss:.3f} at the start."
+        " Nothing is being learned. Try a higher peak_lr (then a lower one), check the data by ear, and check that the"
+        " parts to be trained are not frozen"
+    )
+
+
+def blank_plateau(watched: Watched, limits: Thresholds) -> str | None:
+    """A CTC model says nothing but blank."""
+    blank = watched.averages.get("blank_fraction", 0.0)
+    if blank <= limits.max_blank_fraction:
+        watched.blank_since = None
+        return None
+    if watched.blank_since is None:
+        watched.blank_since = watched.step
+    waited = watched.step - watched.blank_since
+    if waited < limits.blank_steps:
+        return None
+    return (
+        f"the model still labels {blank:.1%} of the frames blank after {waited} updates of saying nothing. CTC often"
+        " begins so, but not for so long: raise peak_lr, freeze the encoder for fewer steps, give the output layer a"
+        " higher rate, and check that texts belong to their recordings"
+    )
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
+
+
+# The order is that of the reports when several are found at once: causes before consequences.
+SYMPTOMS = (
+    Symptom(kind="skipped_update", check=skipped_update, severity="note", grace=0.0, patience=0.0),
+    Symptom(kind="non_finite", check=non_finite, severity="fatal", grace=0.0, patience=0.0),
+    Symptom(kind="contrastive_collapse", check=contrastive_collapse, grace=0.25),
+    Symptom(kind="code_collapse", check=code_collapse),
+    Symptom(kind="latent_collapse", check=latent_collapse),
+    Symptom(kind="accuracy_at_chance", check=accuracy_at_chance),
+    Symptom(kind="gradient_explosion", check=gradient_explosion, grace=0.25, patience=0.1),
+    Symptom(kind="vanishing_gradient", check=vanishing_gradient, grace=0.25),
+    Symptom(kind="divergence", check=divergence),
+    Symptom(kind="loss_plateau", check=loss_plateau, grace=0.0),
+    Symptom(kind="blank_plateau", check=blank_plateau, grace=0.0),
+)

@@ -1,0 +1,101 @@
+"""One update: micro-batches, gradients, clipping, AdamW. It never waits for the device."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechssl.training.clock import Clock
+from speechssl.training.optim import apply_update, learning_rate, set_learning_rate
+from speechssl.training.randomness import seeded
+from speechssl.training.task import Task, TrainingConfig
+
+
+class Updater:
+    """Makes updates of one task; `batches` is its stream of micro-batches."""
+
+    def __init__(
+        self, task: Task, config: TrainingConfig, optimizer: torch.optim.AdamW, *, device: torch.device, clock: Clock
+    ) -> None:
+        self.task = task
+        self.config = config
+        self.optimizer = optimizer
+        self.device = device
+        self.clock = clock
+        self.batches: Iterator[Any] = iter(())
+
+    def start(self, step: int) -> None:
+        """Put the stream to the first micro-batch of update number `step`."""
+        self.batches = self.task.batches(step * self.config.accumulation_steps)
+
+    def fetch(self) -> list[tuple[Any, float]]:
+        """The micro-batches of the next update, on the device, each with its seconds of audio."""
+        fetched = []
+        for _ in range(self.config.accumulation_steps):
+            started = time.perf_counter()
+            batch = next(self.batches)
+            self.clock.waited(time.perf_counter() - started)
+            seconds = self.task.batch_seconds(batch)
+            self.clock.heard(seconds)
+            fetched.append((self.task.to_device(batch, self.device), seconds))
+        return fetched
+
+    def update(self, step: int, batches: list[Any]) -> dict[str, Tensor]:
+        """Make update number `step`; returns its metrics as scalars that nobody has read yet."""
+        for module in self.task.modules.values():
+            module.train()
+        self.task.before_step(step)
+        set_learning_rate(self.optimizer, learning_rate(self.config.optim, step, self.config.max_steps))
+        self.optimizer.zero_grad(set_to_none=True)  # a frozen parameter must have no gradient, not one of zeros
+        metrics, loss, num_targets = self._accumulate(step, batches)
+        norm, skipped = apply_update(
+            self.optimizer,
+            loss=loss,
+            num_targets=num_targets if len(batches) > 1 else None,
+            clip_norm=self.config.clip_norm,
+        )
+        self.task.after_update(step)
+        return {"loss": loss, **metrics, "num_targets": num_targets, "gradient_norm": norm, "skipped": skipped}
+
+    def _accumulate(self, step: int, batches: list[Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Gradients of sum(loss_i * n_i), or of the only loss; mean metrics, mean loss and the number of targets."""
+        outputs = []
+        for index, batch in enumerate(batches):
+            with seeded(self.device, self.config.seed, step, index) as generator, self.autocast():
+                output = self.task.loss(batch, step=step, generator=generator)
+            loss = output.loss if len(batches) == 1 else output.loss * output.num_targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            scalars = {"loss": output.loss.detach().float(), **output.metrics}
+            outputs.append((scalars, output.num_targets.detach().to(self.device)))
+        if len(outputs) == 1:
+            metrics, num_targets = outputs[0]
+        else:
+            num_targets = torch.stack([count for _, count in outputs]).sum()
+            metrics = _weighted_means(outputs)
+        return metrics, metrics.pop("loss"), num_targets
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The configured precision."""
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def close(self) -> None:
+        """End the stream, and with it any loader workers."""
+        close = getattr(self.batches, "close", None)
+        if close is not None:
+            close()
+        self.batches = iter(())
+
+
+def _weighted_means(outputs: list[tuple[dict[str, Tensor], Tensor]]) -> dict[str, Tensor]:
+    """Means over micro-batches, weighted by targets; a metric that only some report counts for those."""
+    means = {}
+    for name in {name: None for scalars, _ in outputs for name in scalars}:
+        pairs = [(scalars[name].to(count.device), count) for scalars, count in outputs if name in scalars]
+        total = torch.stack([count for _, count in pairs]).sum().clamp(min=1)
+        means[name] = torch.stack([value * count for value, count in pairs]).sum() / total
+    return means
