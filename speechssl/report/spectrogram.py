@@ -48,7 +48,9 @@ def spectrogram_section(
             "and must tell the right code from distractors."
         )
     if strips.size:
-        sentences.append("Each strip is a codebook: frames of one colour have the same code; white frames have none.")
+        sentences.append(
+            "Each strip is a codebook: frames of one colour have the same code; frames without colour have none."
+        )
     caption = f"“{text}”" if text else ""
     return section(
         title,

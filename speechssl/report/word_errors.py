@@ -114,7 +114,7 @@ def interval_bars(
     values: Mapping[str, tuple[float, tuple[float, float]]], *, title: str, xlabel: str, guess: float | None = None
 ) -> str:
     """Horizontal bars of fractions in per cent with their intervals; `guess` draws a line at a value of chance."""
-    with drawing(6.4, 0.9 + 0.36 * len(values)) as figure:
+    with drawing(5.6, 0.9 + 0.36 * len(values)) as figure:
         axes = figure.add_subplot()
         for index, (value, (low, high)) in enumerate(values.values()):
             axes.barh(index, 100 * value, color=colour(0), alpha=0.8, height=0.62)
@@ -130,7 +130,7 @@ def interval_bars(
         axes.set_xlim(left=0)
         axes.set(title=title, xlabel=xlabel)
     spoken = ", ".join(f"{name} {100 * value:.1f} %" for name, (value, _) in values.items())
-    return inline_svg(figure, label=f"{title}: {spoken}", wide=True)
+    return inline_svg(figure, label=f"{title}: {spoken}")
 
 
 def _worst(reports: Mapping[str, ErrorReport], num_worst: int) -> str:
