@@ -37,7 +37,8 @@ _CHANGEABLE = (
 class FinetuneResult:
     """What a run came to.
 
-    `left_out` says why utterances of the training manifest were not learnt from (also in `left_out.jsonl` of the run),
+    `left_out` says why utterances of the training manifest were not learnt from: their texts and lengths (also in
+    `left_out.jsonl` of the run), or, as far as this process has seen, their recordings.
     `unknown_validation_characters` counts characters of the validation texts that the model cannot write.
     """
 
@@ -72,8 +73,9 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         blank_bias=config.blank_bias,
         seed=derive_seed("head", config.training.seed),
     ).to(resolve_device(config.device))
+    task = CtcTask(model, train_data, valid_data, config)
     result = train(
-        CtcTask(model, train_data, valid_data, config),
+        task,
         config=config.training,
         run_directory=config.run_directory,
         resolved_config={"stage": "finetune", **to_dict(config), "resolved_encoder": asdict(encoder.config)},
@@ -87,7 +89,7 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         vocabulary=vocabulary,
         num_train=len(train_data.manifest),
         num_valid=len(valid_data.manifest),
-        left_out=train_data.left_out,
+        left_out={**train_data.left_out, **task.unreadable},
         unknown_validation_characters=valid_data.unknown_characters,
     )
 

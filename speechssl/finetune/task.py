@@ -56,6 +56,7 @@ class CtcTask:
             min_num_samples=receptive_field(self._layers),
             seed=derive_seed("data", config.training.seed) % 2**32,
         )
+        self._short: dict[str, str] = {}
         self._unreadable: set[str] = set()
         frozen = config.freeze_feature_encoder
         self._freeze_features = config.pretrained is not None if frozen is None else frozen
@@ -65,6 +66,11 @@ class CtcTask:
     def modules(self) -> Mapping[str, nn.Module]:
         """The model alone."""
         return {"model": self.model}
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Training utterances whose recording could not be used so far: id -> reason."""
+        return {**self._stream.problems, **self._short}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The linear layer and the encoder's parameters, each with its factor on the learning rate.
@@ -106,12 +112,10 @@ class CtcTask:
 
     def _note_short(self, utterance_id: str) -> None:
         """The recording holds less than the manifest says, else it had been found before training."""
-        if utterance_id not in self._unreadable:
-            self._unreadable.add(utterance_id)
+        if utterance_id not in self._short:
+            self._short[utterance_id] = "its recording is shorter than the manifest says, and too short for its text"
             logger.warning(
-                "left out %s: its recording is shorter than the manifest says and too short for its text; "
-                "run `speechssl manifest validate --audio`",
-                utterance_id,
+                "left out %s: %s; run `speechssl manifest validate --audio`", utterance_id, self._short[utterance_id]
             )
 
     def before_step(self, step: int) -> None:
