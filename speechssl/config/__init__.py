@@ -173,9 +173,9 @@ def _refuse_unknown(cls: type[Any], values: Mapping[str, Any], source: str) -> N
 
 def _unknown_message(key: str, prefix: str, siblings: list[str], everything: list[str], source: str) -> str:
     name = key.removeprefix(prefix)
-    same_name = [known for known in everything if known.rpartition(".")[2] == name]
-    nearest = [f"{prefix}{match}" for match in difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)]
-    nearest = nearest or same_name or difflib.get_close_matches(key, everything, n=1, cutoff=0.6)
+    leaves = {known.rpartition(".")[2]: known for known in reversed(everything)}
+    nearest = [f"{prefix}{match}" for match in difflib.get_close_matches(name, siblings, n=1)]
+    nearest = nearest or [leaves[match] for match in difflib.get_close_matches(name, leaves, n=1)]
     if nearest:
         return f"{source}: unknown key '{key}'; did you mean '{nearest[0]}'?"
     where = f"under '{prefix[:-1]}'" if prefix else "here"

@@ -232,7 +232,7 @@ class _Run:
         self.progress.metrics(state.step, metrics)
         if config.best_metric not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
-            raise ConfigError(f"best_metric is '{config.best_metric}', but validation gives {known}; choose one of these")
+            raise ConfigError(f"best_metric is '{config.best_metric}', but validation gives {known}; choose one")
         value = metrics[config.best_metric]
         state.record_validation(value, mode=config.best_mode)
         return state.rank_checkpoint(value, state.step, mode=config.best_mode, keep=config.keep_best)

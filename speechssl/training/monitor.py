@@ -64,7 +64,7 @@ class Monitor:
 
         A kind is reported again only after it has been away for `patience_steps`.
         """
-        self._watched.add(step, values)
+        self._watched.add(step, values, self.config)
         found = []
         for symptom in SYMPTOMS:
             if symptom.kind in self.config.ignore:

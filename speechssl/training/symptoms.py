@@ -85,10 +85,10 @@ class Watched:
     log_norm_fast: float | None = None
     log_norm_slow: float | None = None
     num_norms: int = 0
-    blank_since: int | None = None
+    blank_since: int = 0
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the metrics of one update."""
+    def add(self, step: int, values: Mapping[str, float], limits: Thresholds) -> None:
+        """Take the metrics of one update; `limits` say what begins a plateau."""
         self.step = step
         self.latest = {name: value for name, value in values.items() if math.isfinite(value)}
         bad = any(name in values and name not in self.latest for name in ("loss", "gradient_norm"))
@@ -97,19 +97,24 @@ class Watched:
             old = self.averages.get(name, value)
             self.averages[name] = _AVERAGE_DECAY * old + (1 - _AVERAGE_DECAY) * value
         if "loss" in self.latest:
-            self._add_loss(self.latest["loss"])
+            self._add_loss(self.latest["loss"], limits.plateau_improvement)
         if self.latest.get("gradient_norm", 0) > 0:
             self._add_norm(math.log(self.latest["gradient_norm"]))
+        if self.averages.get("blank_fraction", 0.0) <= limits.max_blank_fraction:
+            self.blank_since = step
 
-    def _add_loss(self, loss: float) -> None:
+    def _add_loss(self, loss: float, improvement: float) -> None:
         average = self.averages["loss"]
         if len(self.first_losses) < _FIRST:
             self.first_losses.append(loss)
             self.averages["loss"] = average = sum(self.first_losses) / len(self.first_losses)
             self.best_loss = self.plateau_loss = average
             self.plateau_since = self.step
-        elif self.best_loss is not None and average < self.best_loss:
-            self.best_loss = average
+            return
+        self.best_loss = min(average, self.best_loss if self.best_loss is not None else average)
+        reference = self.plateau_loss if self.plateau_loss is not None else average
+        if average < reference - improvement * abs(reference):
+            self.plateau_loss, self.plateau_since = average, self.step
 
     def _add_norm(self, log_norm: float) -> None:
         fast = log_norm if self.log_norm_fast is None else self.log_norm_fast
@@ -290,12 +295,7 @@ def divergence(watched: Watched, limits: Thresholds) -> str | None:
 
 def loss_plateau(watched: Watched, limits: Thresholds) -> str | None:
     """The loss has not moved for long, near to where it began."""
-    average, reference = watched.averages.get("loss"), watched.plateau_loss
-    if average is None or reference is None or len(watched.first_losses) < _FIRST:
-        return None
-    if average < reference - limits.plateau_improvement * abs(reference):
-        watched.plateau_loss, watched.plateau_since = average, watched.step
-        return None
+    average = watched.averages.get("loss", -math.inf)
     waited = watched.step - watched.plateau_since
     if waited < limits.plateau_steps or average < limits.plateau_level * watched.first_loss:
         return None
@@ -308,15 +308,10 @@ def loss_plateau(watched: Watched, limits: Thresholds) -> str | None:
 
 def blank_plateau(watched: Watched, limits: Thresholds) -> str | None:
     """A CTC model says nothing but blank."""
-    blank = watched.averages.get("blank_fraction", 0.0)
-    if blank <= limits.max_blank_fraction:
-        watched.blank_since = None
-        return None
-    if watched.blank_since is None:
-        watched.blank_since = watched.step
     waited = watched.step - watched.blank_since
     if waited < limits.blank_steps:
         return None
+    blank = watched.averages["blank_fraction"]
     return (
         f"the model still labels {blank:.1%} of the frames blank after {waited} updates of saying nothing. CTC often"
         " begins so, but not for so long: raise peak_lr, freeze the encoder for fewer steps, give the output layer a"
@@ -339,6 +334,6 @@ SYMPTOMS = (
     Symptom(kind="gradient_explosion", check=gradient_explosion, grace=0.25, patience=0.1),
     Symptom(kind="vanishing_gradient", check=vanishing_gradient, grace=0.25),
     Symptom(kind="divergence", check=divergence),
-    Symptom(kind="loss_plateau", check=loss_plateau, grace=0.0),
-    Symptom(kind="blank_plateau", check=blank_plateau, grace=0.0),
+    Symptom(kind="loss_plateau", check=loss_plateau),
+    Symptom(kind="blank_plateau", check=blank_plateau),
 )
