@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,18 @@ SPAN_TOLERANCE_SECONDS = 0.05
 """How far a span may reach past the end of its recording: rounded durations and codec padding, no more."""
 
 Waveform = npt.NDArray[np.float32]
+Damage = Literal["missing", "unreadable", "truncated", "empty", "non_finite", "span"]
+
+
+class RecordingError(AudioError):
+    """An `AudioError` that also says in one word what is wrong: `kind`."""
+
+    def __init__(self, message: str, kind: Damage) -> None:
+        super().__init__(message)
+        self.kind: Damage = kind
+
+    def __reduce__(self) -> tuple[type, tuple[str, Damage]]:
+        return RecordingError, (str(self), self.kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +64,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
         AudioError: missing, unreadable, truncated as far as the header shows, or empty.
     """
     path = os.fspath(path)
-    _check_openable(path)
+    check_openable(path)
     if _is_media(path):
         return _probe_media(path)
     with _open_soundfile(path) as file:
@@ -60,7 +72,9 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
             sample_rate=file.samplerate, num_samples=file.frames, num_channels=file.channels, format=file.format
         )
     if info.num_samples <= 0:
-        raise AudioError(f"{path}: holds no samples (an empty or cut-off {info.format} file); replace or remove it")
+        raise RecordingError(
+            f"{path}: holds no samples (an empty or cut-off {info.format} file); replace or remove it", "empty"
+        )
     return info
 
 
@@ -86,19 +100,22 @@ def read(
         AudioError: missing, unreadable, truncated, empty, non-finite, or the span lies outside of the recording.
     """
     path = os.fspath(path)
-    _check_openable(path)
+    check_openable(path)
     if offset < 0 or (duration is not None and duration <= 0):
-        raise AudioError(f"{path}: span of {duration} s at {offset} s is not a span; need offset >= 0 and duration > 0")
+        raise RecordingError(
+            f"{path}: span of {duration} s at {offset} s is not a span; need offset >= 0 and duration > 0", "span"
+        )
     decode = _read_media if _is_media(path) else _read_soundfile
     samples, file_rate = decode(path, offset, duration)
     if samples.shape[0] == 0:
-        raise AudioError(f"{path}: holds no samples; replace or remove it")
+        raise RecordingError(f"{path}: holds no samples; replace or remove it", "empty")
     waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(waveform).all():
         bad = int(np.count_nonzero(~np.isfinite(waveform)))
-        raise AudioError(
+        raise RecordingError(
             f"{path}: {bad} of {len(waveform)} samples are NaN or infinite; export the recording again, or leave it"
-            " out with `speechssl manifest validate --audio --quarantine`"
+            " out with `speechssl manifest validate --audio --quarantine`",
+            "non_finite",
         )
     if sample_rate is not None and sample_rate != file_rate:
         waveform = resample(waveform, from_rate=file_rate, to_rate=sample_rate)
@@ -139,21 +156,29 @@ def _is_media(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
 
 
-def _check_openable(path: str) -> None:
+def check_openable(path: str) -> None:
     """Say plainly what the operating system objects to; libsndfile only says `System error`."""
     try:
         with open(path, "rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
-        raise AudioError(f"{path}: no such file; check the path, relative ones are relative to the manifest") from None
+        raise RecordingError(
+            f"{path}: no such file; check the path, relative ones are relative to the manifest", "missing"
+        ) from None
     except PermissionError:
-        raise AudioError(f"{path}: permission denied; make the file readable for this user (chmod +r)") from None
+        raise RecordingError(
+            f"{path}: permission denied; make the file readable for this user (chmod +r)", "unreadable"
+        ) from None
     except IsADirectoryError:
-        raise AudioError(f"{path}: is a folder, not a recording; use `speechssl manifest build` on folders") from None
+        raise RecordingError(
+            f"{path}: is a folder, not a recording; use `speechssl manifest build` on folders", "unreadable"
+        ) from None
     except OSError as error:
-        raise AudioError(f"{path}: cannot be opened ({error.strerror or error}); check the disk") from None
+        raise RecordingError(
+            f"{path}: cannot be opened ({error.strerror or error}); check the disk", "unreadable"
+        ) from None
     if empty:
-        raise AudioError(f"{path}: is empty (0 bytes); replace or remove it")
+        raise RecordingError(f"{path}: is empty (0 bytes); replace or remove it", "empty")
 
 
 @contextmanager
@@ -167,7 +192,7 @@ def _open_soundfile(path: str) -> Iterator[Any]:
                 _check_chunk_sizes(path, file.extra_info)
             yield file
     except soundfile.SoundFileError as error:
-        raise AudioError(f"{path}: {_describe_soundfile_error(path, str(error))}") from None
+        raise _soundfile_error(path, str(error)) from None
 
 
 def _check_chunk_sizes(path: str, log: str) -> None:
@@ -181,23 +206,28 @@ def _check_chunk_sizes(path: str, log: str) -> None:
         if name.strip() not in ("data", "SSND") or "should be" not in line or len(words) < 2:
             continue
         if words[0].isdigit() and words[1].isdigit() and int(words[1]) < int(words[0]) < 0x7FFFF000:
-            raise AudioError(
+            raise RecordingError(
                 f"{path}: truncated: its header promises {words[0]} bytes of audio but {words[1]} are there; copy the"
-                " file again or leave it out"
+                " file again or leave it out",
+                "truncated",
             )
 
 
-def _describe_soundfile_error(path: str, message: str) -> str:
+def _soundfile_error(path: str, message: str) -> RecordingError:
+    """What libsndfile's message means for the user."""
     reason = message.split(": ")[-1].strip().rstrip(".")
     if "lost sync" in reason or "malformed" in reason or "psf" in reason.lower():
-        return f"truncated or damaged ({reason}); copy the file again or leave it out"
+        text = f"{path}: truncated or damaged ({reason}); copy the file again or leave it out"
+        return RecordingError(text, "truncated")
     if "not recognised" in reason or "unknown format" in reason.lower():
         with open(path, "rb") as file:
             head = file.read(64)
         looks_like_text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
         what = "is text, not audio" if looks_like_text else "is not a recording that soundfile knows"
-        return f"{what}, whatever its name says; convert it to wav or flac, or remove it"
-    return f"cannot be decoded ({reason}); convert it to wav or flac, or remove it"
+        text = f"{path}: {what}, whatever its name says; convert it to wav or flac, or remove it"
+    else:
+        text = f"{path}: cannot be decoded ({reason}); convert it to wav or flac, or remove it"
+    return RecordingError(text, "unreadable")
 
 
 def _read_soundfile(path: str, offset: float, duration: float | None) -> tuple[Waveform, int]:
@@ -209,9 +239,10 @@ def _read_soundfile(path: str, offset: float, duration: float | None) -> tuple[W
         samples = file.read(count, dtype="float32", always_2d=True)
         sample_rate = int(file.samplerate)
     if len(samples) < count:
-        raise AudioError(
+        raise RecordingError(
             f"{path}: truncated: {len(samples)} of {count} samples could be decoded; copy the file again or leave it"
-            " out"
+            " out",
+            "truncated",
         )
     return samples, sample_rate
 
@@ -219,21 +250,23 @@ def _read_soundfile(path: str, offset: float, duration: float | None) -> tuple[W
 def _span(path: str, offset: float, duration: float | None, *, num_samples: int, sample_rate: int) -> tuple[int, int]:
     """First sample and number of samples of a span within a recording of `num_samples`."""
     if num_samples <= 0:
-        raise AudioError(f"{path}: holds no samples (empty or cut off); replace or remove it")
+        raise RecordingError(f"{path}: holds no samples (empty or cut off); replace or remove it", "empty")
     start = seconds_to_samples(offset, sample_rate)
     if start >= num_samples:
-        raise AudioError(
+        raise RecordingError(
             f"{path}: the span starts at {offset:.3f} s but the recording is {num_samples / sample_rate:.3f} s long;"
-            " correct the manifest's offset"
+            " correct the manifest's offset",
+            "span",
         )
     if duration is None:
         return start, num_samples - start
     count = max(1, seconds_to_samples(duration, sample_rate))
     missing = start + count - num_samples
     if missing > SPAN_TOLERANCE_SECONDS * sample_rate:
-        raise AudioError(
+        raise RecordingError(
             f"{path}: the span ends at {offset + duration:.3f} s but the recording is"
-            f" {num_samples / sample_rate:.3f} s long; it is truncated, or the manifest's duration is wrong"
+            f" {num_samples / sample_rate:.3f} s long; it is truncated, or the manifest's duration is wrong",
+            "span",
         )
     return start, min(count, num_samples - start)
 
@@ -244,16 +277,19 @@ def _open_media(path: str) -> Iterator[Any]:
     try:
         import av
     except ImportError:
-        raise AudioError(f"{path}: reading this format needs PyAV; install it with `pip install av`") from None
+        raise RecordingError(
+            f"{path}: reading this format needs PyAV; install it with `pip install av`", "unreadable"
+        ) from None
     try:
         is_g722 = path.lower().endswith(".g722")  # a raw stream without a header: FFmpeg must be told
         with av.open(path, format="g722" if is_g722 else None) as container:
             if not container.streams.audio:
-                raise AudioError(f"{path}: holds no audio stream; remove it")
+                raise RecordingError(f"{path}: holds no audio stream; remove it", "unreadable")
             yield container
     except (av.FFmpegError, EOFError) as error:
-        raise AudioError(
-            f"{path}: cannot be decoded ({error}); truncated, damaged or no recording at all: replace or remove it"
+        raise RecordingError(
+            f"{path}: cannot be decoded ({error}); truncated, damaged or no recording at all: replace or remove it",
+            "unreadable",
         ) from None
 
 
@@ -270,15 +306,13 @@ def _probe_media(path: str) -> AudioInfo:
             format=container.format.name,
         )
     if info.num_samples == 0:
-        raise AudioError(f"{path}: holds no samples; replace or remove it")
+        raise RecordingError(f"{path}: holds no samples; replace or remove it", "empty")
     return info
 
 
 def _read_media(path: str, offset: float, duration: float | None) -> tuple[Waveform, int]:
     """Samples f32 `[S, channels]` of the span, and the file's rate. Decodes from the start: seeking is inexact."""
-    import av
-
-    pieces: list[Waveform] = []
+    pieces: list[npt.NDArray[Any]] = []
     num_samples = 0
     with _open_media(path) as container:
         stream = container.streams.audio[0]
@@ -286,15 +320,28 @@ def _read_media(path: str, offset: float, duration: float | None) -> tuple[Wavef
         stop = None
         if duration is not None:
             stop = seconds_to_samples(offset, sample_rate) + max(1, seconds_to_samples(duration, sample_rate))
-        convert = av.AudioResampler(format="fltp")
         for frame in container.decode(stream):
-            for converted in convert.resample(frame):
-                pieces.append(np.asarray(converted.to_ndarray(), dtype=np.float32))
-                num_samples += pieces[-1].shape[1]
+            pieces.append(_frame_samples(frame))
+            num_samples += pieces[-1].shape[1]
             if stop is not None and num_samples >= stop:
                 break
     if not pieces:
-        raise AudioError(f"{path}: holds no samples; replace or remove it")
-    samples = np.concatenate(pieces, axis=1).T
+        raise RecordingError(f"{path}: holds no samples; replace or remove it", "empty")
+    raw = np.concatenate(pieces, axis=1).T
     start, count = _span(path, offset, duration, num_samples=num_samples, sample_rate=sample_rate)
-    return samples[start : start + count], sample_rate
+    return _to_float(raw[start : start + count]), sample_rate
+
+
+def _frame_samples(frame: Any) -> npt.NDArray[Any]:
+    """Samples `[channels, S]` of a decoded frame, in the type of the codec."""
+    samples: npt.NDArray[Any] = frame.to_ndarray()
+    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+
+
+def _to_float(samples: npt.NDArray[Any]) -> Waveform:
+    """Full scale becomes 1."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    return np.asarray(samples * np.float32(-1.0 / np.iinfo(samples.dtype).min), dtype=np.float32)

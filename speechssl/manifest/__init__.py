@@ -6,14 +6,25 @@
 
 from speechssl.manifest.build import BuildResult, build_manifest
 from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card, prepare_corpus
+from speechssl.manifest.split import split_manifest
+from speechssl.manifest.stats import ManifestStats, manifest_stats
+from speechssl.manifest.subset import subset_manifest
 from speechssl.manifest.table import Manifest
+from speechssl.manifest.validate import Problem, ValidationReport, validate_manifest
 
 __all__ = [
     "BuildResult",
     "CorpusCard",
     "Manifest",
+    "ManifestStats",
+    "Problem",
+    "ValidationReport",
     "build_manifest",
     "list_cards",
     "load_card",
+    "manifest_stats",
     "prepare_corpus",
+    "split_manifest",
+    "subset_manifest",
+    "validate_manifest",
 ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,6 +14,8 @@ from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.scan import map_in_threads, try_probe
 
 ASSUMED_SAMPLE_RATE = 16000
+
+Column = npt.NDArray[np.float64]
 
 
 def complete(table: pa.Table, source: Path) -> pa.Table:
@@ -28,7 +31,7 @@ def complete(table: pa.Table, source: Path) -> pa.Table:
         table = table.append_column("offset", pa.array(np.zeros(len(table))))
     table = _put(table, "offset", pc.fill_null(table["offset"].cast(pa.float64()), 0.0))
     if "id" not in table.column_names or table["id"].null_count:
-        table = _put(table, "id", _make_ids(table))
+        table = _put(table, "id", make_ids(table, _column(table, "offset")))
     rate, duration = _column(table, "sample_rate"), _column(table, "duration")
     unknown = np.flatnonzero(np.isnan(rate) | np.isnan(duration))
     if len(unknown):
@@ -40,7 +43,9 @@ def complete(table: pa.Table, source: Path) -> pa.Table:
     return _put(table, "num_samples", _to_int(num_samples))
 
 
-def _fill_from_headers(table: pa.Table, source: Path, rows: np.ndarray, rate: np.ndarray, duration: np.ndarray) -> None:
+def _fill_from_headers(
+    table: pa.Table, source: Path, rows: npt.NDArray[np.int64], rate: Column, duration: Column
+) -> None:
     """Write into `rate` and `duration` at `rows` what the recordings' headers say."""
     encoded = table["audio_filepath"].take(pa.array(rows)).combine_chunks().dictionary_encode()
     files = [paths.resolve(path or "", source.parent) for path in encoded.dictionary.to_pylist()]
@@ -64,16 +69,24 @@ def _fill_from_headers(table: pa.Table, source: Path, rows: np.ndarray, rate: np
         )
 
 
-def _make_ids(table: pa.Table) -> pa.ChunkedArray:
-    """The path without its extension, and the offset in milliseconds where a row starts within a recording."""
-    ids = pc.replace_substring_regex(table["audio_filepath"].cast(STRING), r"\.[^./]*\z", "")
-    milliseconds = pc.round(pc.multiply(table["offset"], 1000.0)).cast(pa.int64()).cast(STRING)
-    spans = pc.binary_join_element_wise(ids, milliseconds, pa.scalar("@", STRING))
-    ids = pc.if_else(pc.greater(table["offset"], 0.0), spans, ids)
-    return pc.coalesce(table["id"].cast(STRING), ids) if "id" in table.column_names else ids
+def make_ids(table: pa.Table, offset: Column) -> pa.ChunkedArray:
+    """Given ids; elsewhere the path without its extension, and `@milliseconds` where a row starts within a recording.
+
+    The extension stays where two recordings differ in nothing else.
+    """
+    files = table["audio_filepath"].cast(STRING).combine_chunks()
+    ids = pc.replace_substring_regex(files, r"\.[^./]*\z", "")
+    milliseconds = pa.array(np.nan_to_num(offset * 1000).round().astype(np.int64)).cast(STRING)
+    starts = pc.binary_join_element_wise(pa.scalar("", STRING), milliseconds, pa.scalar("@", STRING))
+    starts = pc.if_else(pa.array(offset > 0), starts, pa.scalar("", STRING))
+    ids = pc.binary_join_element_wise(ids, starts, pa.scalar("", STRING))
+    codes = ids.dictionary_encode().indices.fill_null(0).to_numpy()
+    repeated = pa.array(np.bincount(codes)[codes] > 1) if len(codes) else pa.array([], pa.bool_())
+    ids = pc.if_else(repeated, pc.binary_join_element_wise(files, starts, pa.scalar("", STRING)), ids)
+    return pc.coalesce(table["id"].cast(STRING), ids) if "id" in table.column_names else pa.chunked_array([ids])
 
 
-def _column(table: pa.Table, name: str) -> np.ndarray:
+def _column(table: pa.Table, name: str) -> Column:
     """A numeric column as float64, NaN where null or absent; a copy that may be written to."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
@@ -83,7 +96,7 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
         raise ManifestError(f"column {name} must be numeric, is {table.schema.field(name).type}") from None
 
 
-def _to_int(values: np.ndarray) -> pa.Array:
+def _to_int(values: Column) -> pa.Array:
     return pa.array(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.int64))
 
 

@@ -8,9 +8,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
@@ -61,36 +64,35 @@ def read_jsonl(path: Path) -> pa.Table:
     return table.select(present)
 
 
-def parse_line(line: bytes) -> dict[str, Any]:
-    """One line as a row with checked types; numbers given as ids or speakers become text, as NeMo's may be.
+@dataclass(frozen=True, kw_only=True)
+class LineProblem:
+    """What is wrong with a line: `kind` is "line" (not UTF-8 or not JSON) or "type"; `row` is what could be read."""
 
-    Raises:
-        ValueError: with what is wrong; the caller knows file and line.
-    """
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1});"
-            " convert it with `iconv -f LATIN1 -t UTF-8`"
-        ) from None
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"must be a JSON object, is {_kind(row)}")
-    problems = []
-    for name, value in row.items():
-        converted, problem = _convert(name, value)
-        row[name] = converted
-        if problem:
-            problems.append(problem)
-    if not row.get("audio_filepath"):
-        problems.append("audio_filepath is missing")
-    if problems:
-        raise ValueError("; ".join(problems))
-    return row
+    line: int
+    kind: str
+    message: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_rows(path: Path) -> tuple[pa.Table, npt.NDArray[np.int64], list[LineProblem]]:
+    """Read line by line: the good rows, their line numbers, and what is wrong with each of the others."""
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    problems: list[LineProblem] = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            row, found = _parse_line(line, number)
+            if found:
+                problems += found
+            else:
+                rows.append(row)
+                lines.append(number)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: _array(name, [row.get(name) for row in rows]) for name in names}
+    table = pa.table({name: column for name, column in columns.items() if column.null_count < len(rows)})
+    return table, np.array(lines, dtype=np.int64), problems
 
 
 def write_jsonl(table: pa.Table, path: Path) -> None:
@@ -154,29 +156,46 @@ def _parse(path: Path, types: Mapping[str, pa.DataType]) -> pa.Table:
 
 
 def _read_line_by_line(path: Path) -> pa.Table:
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    num_bad = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(parse_line(line))
-            except ValueError as error:
-                num_bad += 1
-                if len(problems) < _MAX_REPORTED:
-                    problems.append(f"{path}:{number}: {error}")
-    if num_bad:
-        if num_bad > len(problems):
-            problems.append(f"... and {num_bad - len(problems)} more bad lines")
-        problems.append("`speechssl manifest validate --quarantine` sets bad lines aside")
-        raise ManifestError("\n".join(problems))
-    if not rows:
+    table, _, problems = read_rows(path)
+    if problems:
+        shown = [f"{path}:{problem.line}: {problem.message}" for problem in problems[:_MAX_REPORTED]]
+        if len(problems) > len(shown):
+            shown.append(f"... and {len(problems) - len(shown)} more")
+        shown.append("`speechssl manifest validate --quarantine` sets bad lines aside")
+        raise ManifestError("\n".join(shown))
+    if table.num_rows == 0:
         raise ManifestError(f"{path}: holds no utterance; build it again with `speechssl manifest build`")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _array(name, [row.get(name) for row in rows]) for name in names}
-    return pa.table({name: column for name, column in columns.items() if column.null_count < len(rows)})
+    return table
+
+
+def _parse_line(line: bytes, number: int) -> tuple[dict[str, Any], list[LineProblem]]:
+    """A line as a row with checked types, and what is wrong with it.
+
+    Numbers given as ids or speakers become text, as NeMo's may be.
+    """
+    try:
+        text = line.decode("utf-8-sig")
+        row = json.loads(text)
+    except UnicodeDecodeError as error:
+        message = (
+            f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1}); convert the file with"
+            " `iconv -f LATIN1 -t UTF-8` (or whatever encoding it has)"
+        )
+        return {}, [LineProblem(line=number, kind="line", message=message)]
+    except json.JSONDecodeError as error:
+        message = f"not JSON ({error.msg} at column {error.colno}); every line must be one JSON object"
+        return {}, [LineProblem(line=number, kind="line", message=message)]
+    if not isinstance(row, dict):
+        return {}, [LineProblem(line=number, kind="line", message=f"must be a JSON object, is {_kind(row)}")]
+    written = dict(row)
+    messages = []
+    for name, value in written.items():
+        row[name], problem = _convert(name, value)
+        if problem is not None:
+            messages.append(problem)
+    if written.get("audio_filepath") in (None, ""):
+        messages.append("audio_filepath is missing; it must be the path of a recording")
+    return row, [LineProblem(line=number, kind="type", message=message, row=written) for message in messages]
 
 
 def _array(name: str, values: list[Any]) -> pa.Array:
