@@ -78,7 +78,8 @@ class CtcModel(nn.Module):
         self.vocabulary = vocabulary
         self.normalizer: NormalizerName = normalizer
         self.dropout = dropout
-        self.head = nn.Linear(encoder.config.model_dim, len(vocabulary))
+        # built without torch's own initialization, which would draw from the global random state
+        self.head = nn.utils.skip_init(nn.Linear, encoder.config.model_dim, len(vocabulary))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
