@@ -49,7 +49,7 @@ def transformers_config(style: str, **overrides: Any) -> Any:
 
 def fairseq2_config(style: str) -> Any:
     """The same for fairseq2; soundfile comes first because its wheel carries the libsndfile that fairseq2 needs."""
-    import soundfile  # noqa: F401, I001
+    import soundfile  # noqa: F401
     from fairseq2.models.transformer import TransformerNormOrder
     from fairseq2.models.wav2vec2 import Wav2Vec2Config, Wav2Vec2EncoderConfig
 
@@ -78,7 +78,7 @@ def waveforms(
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """|ours - theirs| / |theirs|."""
-    return float((ours - theirs).norm() / theirs.norm())
+    return float(((ours - theirs).norm() / theirs.norm()).detach())
 
 
 def hidden_outputs(layers: nn.ModuleList) -> list[Tensor]:
