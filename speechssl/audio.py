@@ -343,5 +343,6 @@ def _to_float(samples: npt.NDArray[Any]) -> Waveform:
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    return np.asarray(samples * np.float32(-1.0 / np.iinfo(samples.dtype).min), dtype=np.float32)
+        return ((samples.astype(np.float32) - 128) / 128).astype(np.float32)
+    full_scale = float(np.iinfo(samples.dtype).max) + 1
+    return (samples / full_scale).astype(np.float32)
