@@ -105,6 +105,7 @@ class _Run:
         self.state = TrainingState.from_dict(values, source=str(folder / "state.json"))
         self.monitor.load_state(self.state.monitor)
         self.saved_step = step
+        self._prune()  # the process may have ended between writing a checkpoint and this
 
     def train(self, run_directory: Path, description: str) -> TrainingResult:
         """Everything from the first (or next) update to the result."""
@@ -253,9 +254,12 @@ class _Run:
             state={**state.to_dict(), "fingerprint": self.fingerprint},
         )
         self.saved_step = state.step
-        keep = [kept for _, kept in state.best_checkpoints]
-        self.store.prune(step=state.step, best=keep, keep_newest=self.config.keep_checkpoints)
+        self._prune()
         self.clock.skip()
+
+    def _prune(self) -> None:
+        best = [step for _, step in self.state.best_checkpoints]
+        self.store.prune(step=self.state.step, best=best, keep_newest=self.config.keep_checkpoints)
 
     def _result(self, reason: StopReason, signal_number: int | None) -> TrainingResult:
         state = self.state

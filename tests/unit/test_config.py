@@ -59,7 +59,8 @@ def test_yaml_booleans_follow_the_declared_type(tmp_path: Path) -> None:
 def test_a_written_config_loads_back_equal(tmp_path: Path) -> None:
     config = stage(
         name="no", output="a/b", languages=["yes", "1e-4", "~", "", "=", "0o7", "é", " x", "a: b", "#"],
-        fractions={"on": 1e-7}, second={"warmup_steps": "1e3"}, limit=3, layers=[[1, 2], ["3", 4]], any={"x": [1, None, True, "true"]},
+        fractions={"on": 1e-7}, second={"warmup_steps": "1e3"}, limit=3, layers=[[1, 2], ["3", 4]],
+        any={"x": [1, None, True, "true"]},
     )  # fmt: skip
     write_yaml(config, tmp_path / "c.yaml")
     assert load_config(Stage, tmp_path / "c.yaml") == config
