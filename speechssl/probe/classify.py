@@ -1,0 +1,191 @@
+"""Logistic regression on frozen vectors: what is chosen is chosen inside the training part, the test part only counts.
+
+Shapes: R seeds, N test utterances, L layers, D dimensions.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.str_]
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of C, the inverse of the penalty, on standardised vectors
+DEFAULT_STRENGTH = 0.1  # where a class has too few examples to cross-validate
+MAX_FOLDS = 5
+MIN_GROUPS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What cross-validation inside the training part chose, and its accuracy there (None where it was impossible)."""
+
+    layer: int
+    strength: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore:
+    """Test accuracy of one representation; all rates are fractions.
+
+    `accuracy` is the mean over seeds, `interval` a bootstrap over seeds and test utterances (or groups of them). Per
+    seed there are `seed_accuracies` and what was chosen: `layers` (none for hand-made features) and `strengths`.
+    """
+
+    name: str
+    accuracy: float
+    interval: tuple[float, float]
+    seed_accuracies: tuple[float, ...]
+    layers: tuple[str, ...]
+    strengths: tuple[float, ...]
+    dimension: int
+
+    @property
+    def layer(self) -> str | None:
+        """The layer chosen most often; None for hand-made features."""
+        return max(sorted(set(self.layers)), key=self.layers.count) if self.layers else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "seed_accuracies": list(self.seed_accuracies),
+            "seed_std": float(np.std(self.seed_accuracies, ddof=1)) if len(self.seed_accuracies) > 1 else 0.0,
+            "num_seeds": len(self.seed_accuracies),
+            "layer": self.layer,
+            "layers": list(self.layers),
+            "strengths": list(self.strengths),
+            "dimension": self.dimension,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Accuracy of `name` minus that of `baseline`, with the interval of the same resampled seeds and utterances."""
+
+    name: str
+    baseline: str
+    difference: float
+    interval: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "interval": list(self.interval)}
+
+
+def choose(
+    vectors: NDArray[np.float32],
+    labels: Labels,
+    groups: Labels | None,
+    *,
+    seed: int,
+) -> Choice:
+    """Layer and strength of regularisation with the best cross-validated accuracy on training vectors `[N, L, D]`.
+
+    A tie goes to the lower layer and the stronger penalty. Groups are never on both sides of a fold.
+    """
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
+
+    counts = [
+        len(set(groups[labels == name])) if groups is not None else (labels == name).sum() for name in set(labels)
+    ]
+    folds = min(MAX_FOLDS, int(min(counts)))
+    if folds < 2:
+        return Choice(layer=vectors.shape[1] - 1, strength=DEFAULT_STRENGTH, accuracy=None)
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    best = Choice(layer=0, strength=STRENGTHS[0], accuracy=-1.0)
+    for layer in range(vectors.shape[1]):
+        search = GridSearchCV(_classifier(), {"logisticregression__C": list(STRENGTHS)}, cv=splitter, refit=False)
+        with _quiet():
+            search.fit(vectors[:, layer], labels, groups=groups)
+        if best.accuracy is None or search.best_score_ > best.accuracy + 1e-9:
+            strength = float(search.best_params_["logisticregression__C"])
+            best = Choice(layer=layer, strength=strength, accuracy=float(search.best_score_))
+    return best
+
+
+def count_hits(
+    train: NDArray[np.float32],
+    train_labels: Labels,
+    test: NDArray[np.float32],
+    test_labels: Labels,
+    *,
+    strength: float,
+) -> NDArray[np.float64]:
+    """1.0 for every test vector that a classifier of the training vectors labels rightly, else 0.0: `[N]`."""
+    model = _classifier().set_params(logisticregression__C=strength)
+    with _quiet():
+        model.fit(train, train_labels)
+    return np.asarray(model.predict(test) == test_labels, dtype=np.float64)
+
+
+def bootstrap_accuracies(
+    hits: Sequence[NDArray[np.float64]],
+    groups: Labels | None,
+    *,
+    num_bootstrap: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], str]:
+    """Accuracies `[representations, num_bootstrap]` under resampling of seeds and test utterances together.
+
+    `hits` are `[R, N]`, one for each representation; a replicate draws the same for all of them, so differences are
+    paired. Whole groups are drawn where there are at least five. Returns also what was drawn, in words.
+    """
+    num_seeds, num_test = hits[0].shape
+    numbers, unit = np.arange(num_test), "utterances"
+    if groups is not None and len(set(groups)) >= MIN_GROUPS:
+        numbers, unit = np.unique(groups, return_inverse=True)[1], "groups"
+    num_units = int(numbers.max()) + 1
+    sizes = np.bincount(numbers, minlength=num_units).astype(np.float64)
+    random = np.random.default_rng(seed)
+    seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_bootstrap)
+    units = random.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_bootstrap)
+    rates = []
+    for matrix in hits:
+        sums = np.stack([np.bincount(numbers, weights=row, minlength=num_units) for row in matrix])  # [R, units]
+        rates.append(((seeds @ sums) * units).sum(axis=1) / (num_seeds * (units @ sizes)))
+    return np.stack(rates), unit
+
+
+def interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """The middle part of bootstrap values (percentile interval)."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def draw_balanced(labels: Labels, size: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """At most `size` rows with as equal a share of every label as there is: round after round, one of each."""
+    queues: Mapping[str, list[int]] = {
+        str(name): list(random.permutation(np.flatnonzero(labels == name))) for name in np.unique(labels)
+    }
+    names = list(queues)
+    chosen: list[int] = []
+    while len(chosen) < size and any(queues.values()):
+        for name in random.permutation(names):
+            if queues[name] and len(chosen) < size:
+                chosen.append(int(queues[name].pop()))
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def _classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, tol=1e-3))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Separable training vectors never converge under a weak penalty; cross-validation settles what that is worth."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*failed to converge.*")
+        warnings.filterwarnings("ignore", message=".*least populated class.*")
+        yield

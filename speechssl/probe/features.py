@@ -1,0 +1,117 @@
+"""Utterance vectors of frozen representations: hand-made features, and every layer of encoders.
+
+Shapes: B utterances, S samples, T frames, D model dim.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speechssl.data import iterate_once
+from speechssl.encoder import SpeechEncoder, mean_over_time, select_layer
+from speechssl.errors import AudioError
+from speechssl.lengths import receptive_field
+from speechssl.manifest import Manifest
+from speechssl.types import Utterance
+
+FeatureName = Literal["log_mel", "mfcc"]
+Pooling = Literal["mean", "segments"]
+
+BASELINES = ("log_mel", "mfcc", "random")
+CONTEXT = "context"  # the encoder's output, beside its numbered layers
+NUM_SEGMENTS = 3
+NUM_MELS = 80
+NUM_COEFFICIENTS = 13
+FEATURE_RATE = 16_000
+
+Layer = int | Literal["context"]
+LayerVectors = dict[str, NDArray[np.float32]]  # utterance id -> [layers, D]
+OnError = Callable[[Utterance, AudioError], None]
+
+
+def feature_vectors(
+    manifest: Manifest, name: FeatureName, *, pool: Pooling, on_error: OnError, batch_seconds: float = 60.0
+) -> LayerVectors:
+    """Pooled log-mel energies (80 bands), or 13 MFCCs with their first and second differences, as `[1, D]` each."""
+    vectors: LayerVectors = {}
+    for batch in iterate_once(manifest, batch_seconds=batch_seconds, sample_rate=FEATURE_RATE, on_error=on_error):
+        for row, (utterance_id, count) in enumerate(zip(batch.utterance_ids, batch.num_samples.tolist(), strict=True)):
+            frames = _features(batch.waveform[row, :count].numpy(), name)
+            vectors[utterance_id] = pool_frames(frames, pool)[None]
+    return vectors
+
+
+def encoder_vectors(
+    manifest: Manifest,
+    encoder: SpeechEncoder,
+    *,
+    layers: Iterable[Layer],
+    pool: Pooling,
+    on_error: OnError,
+    batch_seconds: float = 60.0,
+) -> LayerVectors:
+    """Pooled outputs of some layers of a frozen encoder, `[layers, D]` (`[layers, 3 D]` with segments) each."""
+    wanted = list(layers)
+    vectors: LayerVectors = {}
+    was_training = encoder.training
+    encoder.eval()
+    for batch in iterate_once(
+        manifest,
+        batch_seconds=batch_seconds,
+        sample_rate=encoder.config.sample_rate,
+        min_num_samples=receptive_field(encoder.strided_layers),
+        on_error=on_error,
+    ):
+        moved = batch.to(encoder.device)
+        with torch.inference_mode():
+            output = encoder(moved.waveform, moved.num_samples, layers=True)
+            pooled = [
+                _pool_batch(select_layer(output, None if layer == CONTEXT else int(layer)), output.num_frames, pool)
+                for layer in wanted
+            ]
+        stacked = torch.stack(pooled, dim=1).cpu().numpy()  # [B, layers, D]
+        vectors |= dict(zip(batch.utterance_ids, stacked, strict=True))
+    encoder.train(was_training)
+    return vectors
+
+
+def pool_frames(frames: NDArray[np.float32], pool: Pooling) -> NDArray[np.float32]:
+    """Frames `[T, D]` -> their mean `[D]`, or the means of three equal parts of time one after the other, `[3 D]`."""
+    if pool == "mean":
+        return np.asarray(frames.mean(axis=0), dtype=np.float32)
+    return np.concatenate([frames[first:last].mean(axis=0) for first, last in segments(len(frames))]).astype(np.float32)
+
+
+def segments(num_frames: int) -> list[tuple[int, int]]:
+    """Thirds of the frames as (first, one past the last); with fewer than three frames some are in two thirds."""
+    starts = [number * num_frames // NUM_SEGMENTS for number in range(NUM_SEGMENTS)]
+    return [(start, max(start + 1, end)) for start, end in zip(starts, [*starts[1:], num_frames], strict=True)]
+
+
+def _pool_batch(frames: Tensor, num_frames: Tensor, pool: Pooling) -> Tensor:
+    if pool == "mean":
+        return mean_over_time(frames, num_frames)
+    rows = [
+        torch.cat([row[first:last].float().mean(dim=0) for first, last in segments(count)])
+        for row, count in zip(frames, num_frames.tolist(), strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def _features(waveform: NDArray[np.float32], name: FeatureName) -> NDArray[np.float32]:
+    """Waveform `[S]` at 16 kHz -> features `[T, D]`, 100 frames a second."""
+    import librosa
+
+    power = librosa.feature.melspectrogram(
+        y=waveform, sr=FEATURE_RATE, n_fft=512, win_length=400, hop_length=160, n_mels=NUM_MELS
+    )
+    log_mel = librosa.power_to_db(power, amin=1e-8, top_db=80.0)
+    if name == "log_mel":
+        return np.asarray(log_mel.T, dtype=np.float32)
+    cepstrum = librosa.feature.mfcc(S=log_mel, sr=FEATURE_RATE, n_mfcc=NUM_COEFFICIENTS)
+    changes = [librosa.feature.delta(cepstrum, order=order, mode="nearest") for order in (1, 2)]
+    return np.asarray(np.concatenate([cepstrum, *changes]).T, dtype=np.float32)
