@@ -1,0 +1,253 @@
+"""Commands that run a stage: configuration from the words, `run(config)`, and its result as text."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from speechssl.cli.options import stage_config
+from speechssl.cli.output import Cell, clock, log_to_stderr, percent, percent_interval, progress_bar, say, table
+
+if TYPE_CHECKING:
+    from speechssl.quickstart import QuickstartConfig, QuickstartResult
+    from speechssl.training import TrainingResult
+    from speechssl.types import ErrorReport
+
+Config = TypeVar("Config")
+
+logger = logging.getLogger(__name__)
+
+EXAMPLES = {
+    "quickstart": "speechssl quickstart\n"
+    "speechssl quickstart --audio recordings/ --transcripts texts.tsv --output runs/mine",
+    "pretrain": "speechssl pretrain --preset tiny --manifests train.jsonl --run_directory runs/tiny"
+    " --training.max_steps 2000\n"
+    "speechssl pretrain --config pretrain.yaml --training.optim.peak_lr 5e-4",
+    "finetune": "speechssl finetune --pretrained speechssl-tiny --train_manifest train.jsonl --valid_manifest dev.jsonl"
+    " --run_directory runs/asr\nspeechssl finetune --config finetune.yaml --training.optim.peak_lr 1e-4",
+    "evaluate": "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --output runs/asr/test",
+    "transcribe": "speechssl transcribe runs/asr talk.flac interview.mp3\n"
+    "speechssl transcribe runs/asr talk.flac --format srt",
+    "embed": "speechssl embed speechssl-tiny recordings.jsonl --output embeddings/ --layer 3",
+    "probe": "speechssl probe --manifest recordings.jsonl --label speaker\n"
+    "speechssl probe --manifest recordings.jsonl --label language --representations log_mel random runs/tiny",
+    "report": "speechssl report runs/tiny",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `speechssl report`.
+
+    Attributes:
+        run: a run directory of pre-training or fine-tuning.
+        output: the page to write; report.html in the run directory when null.
+    """
+
+    run: Path
+    output: Path | None = None
+
+
+def quickstart(words: list[str]) -> int:
+    """The whole pipeline."""
+    from speechssl.quickstart import QuickstartConfig, run
+
+    config = _config("quickstart", QuickstartConfig, words, "The whole pipeline on real speech, or on your recordings.")
+    if config is None:
+        return 0
+    result = run(config)
+    _show_quickstart(config, result)
+    return 0
+
+
+def pretrain(words: list[str]) -> int:
+    """Train an encoder on unlabelled audio."""
+    from speechssl.pretrain import PretrainConfig, run
+
+    config = _config("pretrain", PretrainConfig, words, "Train an encoder on unlabelled audio; resumes by itself.")
+    if config is None:
+        return 0
+    result = run(config)
+    _show_training("pre-training", result.run_directory, result.training, len(result.left_out))
+    return _finish_training(result.run_directory, result.training)
+
+
+def finetune(words: list[str]) -> int:
+    """Train a recogniser on transcribed audio."""
+    from speechssl.finetune import FinetuneConfig, run
+
+    config = _config(
+        "finetune", FinetuneConfig, words, "Train a recogniser with CTC on transcribed audio; resumes by itself."
+    )
+    if config is None:
+        return 0
+    result = run(config)
+    _show_training("fine-tuning", result.directory, result.training, len(result.left_out))
+    return _finish_training(result.directory, result.training)
+
+
+def evaluate(words: list[str]) -> int:
+    """Word and character error rates."""
+    from speechssl.evaluate import EvaluateConfig, run
+
+    config = _config("evaluate", EvaluateConfig, words, "Word and character error rates of a recogniser on a manifest.")
+    if config is None:
+        return 0
+    result = run(config)
+    report = result.report
+    rows = [
+        ("WER", percent(report.wer, 2), percent_interval(report.wer_interval)),
+        ("CER", percent(report.cer, 2), percent_interval(report.cer_interval)),
+    ]
+    table(f"{config.checkpoint} on {config.manifest}", ("", "rate", f"{100 * report.confidence:g} % interval"), rows)
+    say(
+        f"{len(report.utterances)} utterances, {report.hits} words right, {report.substitutions} substituted,"
+        f" {report.deletions} deleted, {report.insertions} inserted; normaliser {report.normalizer}; decoder"
+        f" {config.decoder}; intervals over {report.interval_over}"
+    )
+    if result.failed:
+        say(f"{len(result.failed)} recordings could not be used; all their words count as deleted")
+    if result.directory is not None:
+        say(f"written: {result.directory / 'result.json'}, {result.directory / 'utterances.csv'}")
+    return 0
+
+
+def transcribe(words: list[str]) -> int:
+    """Recordings to text."""
+    from speechssl.transcribe import TranscribeConfig, render, run
+
+    config = _config(
+        "transcribe", TranscribeConfig, words, "Write down what is said in recordings.", ("checkpoint", "audio")
+    )
+    if config is None:
+        return 0
+    result = run(config)
+    if config.output is None:
+        print(render(result.files, format=config.format, timestamps=config.timestamps), end="")
+    else:
+        say(f"{len(result.written)} of {len(result.files)} recordings transcribed into {config.output}")
+    return result.exit_code
+
+
+def embed(words: list[str]) -> int:
+    """Embeddings as Parquet."""
+    from speechssl.embed import EmbedConfig, run
+
+    config = _config("embed", EmbedConfig, words, "Embeddings of a manifest as Parquet.", ("checkpoint", "manifest"))
+    if config is None:
+        return 0
+    with progress_bar("embedding") as progress:
+        result = run(config, progress=progress)
+    how = "made before with the same settings" if result.reused else "written"
+    say(f"{result.num_utterances} utterances, {result.num_rows} rows of {result.dimension}: {result.path} ({how})")
+    if result.errors:
+        say(f"{len(result.errors)} recordings could not be embedded, see {result.errors_path}; the first is")
+        say(f"  {result.errors[0][0]}: {result.errors[0][1]}")
+    return 1 if result.errors else 0
+
+
+def probe(words: list[str]) -> int:
+    """Linear classifiers on frozen representations."""
+    from speechssl.probe import ProbeConfig, run
+
+    config = _config(
+        "probe", ProbeConfig, words, "Linear classifiers on frozen representations, beside hand-made features."
+    )
+    if config is None:
+        return 0
+    show_probe(run(config, progress=lambda line: logger.info("%s", line)).to_dict())
+    return 0
+
+
+def report(words: list[str]) -> int:
+    """One HTML page about a run."""
+    options = _config("report", ReportOptions, words, "One self-contained HTML page about a run.", ("run",))
+    if options is None:
+        return 0
+    from speechssl.run_report import report_run
+
+    say(f"written: {report_run(options.run, output=options.output)}")
+    return 0
+
+
+def show_probe(result: Mapping[str, Any]) -> None:
+    """Print a probe's scores (`ProbeResult.to_dict()`)."""
+    rows: list[tuple[Cell, ...]] = [
+        (score["name"], percent(score["accuracy"]), percent_interval(score["interval"]), score["layer"] or "")
+        for score in result["scores"]
+    ]
+    rows.append(("most frequent", percent(result["majority"]), "", ""))
+    title = (
+        f"probe for {result['label']}: {result['num_classes']} classes, {result['num_train']} labels to train on,"
+        f" {result['num_test']} to test on, {result['num_seeds']} seeds"
+    )
+    table(title, ("frozen representation", "accuracy", f"{100 * result['confidence']:g} % interval", "layer"), rows)
+
+
+def _config(
+    command: str, config_class: type[Config], words: Sequence[str], summary: str, positionals: Sequence[str] = ()
+) -> Config | None:
+    log_to_stderr()
+    return stage_config(
+        command, config_class, words, example=EXAMPLES[command], summary=summary, positionals=positionals
+    )
+
+
+def _show_training(what: str, run: Path, training: "TrainingResult", num_left_out: int) -> None:
+    names = ("loss", "accuracy", "code_perplexity", "valid_loss", "valid_accuracy", "valid_wer", "valid_cer")
+    rows = [(name.replace("_", " "), f"{training.metrics[name]:.4g}") for name in names if name in training.metrics]
+    table(f"{what}: {training.steps} updates in {clock(training.seconds)}", ("metric", "last value"), rows)
+    say(f"audio seen: {clock(training.audio_seconds)}; model: {training.best_checkpoint or training.last_checkpoint}")
+    if num_left_out:
+        say(f"{num_left_out} utterances were left out; the log and the run directory say why")
+    for diagnosis in training.diagnoses:
+        say(f"monitor, update {diagnosis.step}: {diagnosis.message}")
+    if training.stopped_because != "max_steps":
+        say(f"stopped early: {training.stopped_because.replace('_', ' ')}; {run}")
+
+
+def _finish_training(run: Path, training: "TrainingResult") -> int:
+    """Exit code; a finished run gets its page, for which a failure is no reason to fail the run."""
+    if training.stopped_because == "signal":
+        return 128 + (training.signal_number or 2)
+    return 0
+
+
+def _show_quickstart(config: "QuickstartConfig", result: "QuickstartResult") -> None:
+    if result.trials:
+        rows = [
+            (
+                trial.arm + (" *" if trial.chosen else ""),
+                f"{trial.learning_rate:g}",
+                percent(trial.dev_cer),
+                percent(trial.dev_wer) or "failed",
+            )
+            for trial in result.trials
+        ]
+        table("learning rates tried (* best on dev)", ("arm", "peak rate", "dev CER", "dev WER"), rows)
+    if result.errors:
+        _show_errors(result.errors)
+    for probe_result in result.probes:
+        show_probe(probe_result)
+    for text in result.left_out:
+        say(f"left out: {text}")
+    say(f"took {clock(sum(result.seconds.values()))}; report: {result.report}")
+
+
+def _show_errors(errors: Mapping[str, "ErrorReport"]) -> None:
+    rows = [
+        (
+            arm,
+            percent(report.wer),
+            percent_interval(report.wer_interval),
+            percent(report.cer),
+            percent_interval(report.cer_interval),
+        )
+        for arm, report in errors.items()
+    ]
+    first = next(iter(errors.values()))
+    count, rule, confidence = len(first.utterances), first.normalizer, 100 * first.confidence
+    table(
+        f"test: {count} utterances, normaliser {rule}, {confidence:g} % intervals", ("arm", "WER", "", "CER", ""), rows
+    )
