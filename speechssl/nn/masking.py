@@ -34,28 +34,31 @@ def sample_span_mask(
 
     Each row of n positions gets floor(probability * n / span + u) spans, u uniform in [0, 1), their starts drawn
     without replacement among 0 .. n - span; spans may overlap, so with probability 0.65 and span 10 about 49 % of the
-    positions are masked (appendix A.2). Rows too short for the span get one of half their length, and rows of one
-    position none: something must stay visible.
+    positions are masked (appendix A.2). Something always stays visible: a row too short for two spans and a visible
+    position gets shorter spans, two of (n - 1) / 2, and rows of one or two positions get none.
 
     Args:
         lengths: i64 `[B]`, on the device where the mask is wanted.
         max_length: T.
         probability: chance of a position to start a span, times the span.
         span: positions a span covers.
-        min_spans: at least so many spans for each row that has room for them.
+        min_spans: at least so many spans for each row that has room for them; every row of three positions or more has
+            room for two.
         generator: source of randomness, on the same device.
 
     Source: section 3.1; counts as in fairseq's `compute_mask_indices` (static length, overlap allowed).
     """
     device = lengths.device
     batch = lengths.shape[0]
-    row_span = torch.minimum(torch.full_like(lengths, span), lengths // 2)  # [B]
+    row_span = ((lengths - 1) // 2).clamp(min=0, max=span)  # [B]
     num_starts = torch.where(row_span > 0, lengths - row_span + 1, 0)
     # the scores are drawn first and alone, so that a row's mask does not depend on how the others came out
     uniform = torch.rand(batch, max_length + 1, generator=generator, device=device)
     rounding, scores = uniform[:, 0], uniform[:, 1:]
     wanted = (probability * lengths / row_span.clamp(min=1) + rounding).floor().long()
-    num_spans = torch.minimum(wanted.clamp(min=min_spans), num_starts)
+    # so few that they leave a position visible even where no two of them overlap
+    room = torch.where(row_span > 0, (lengths - 1) // row_span.clamp(min=1), 0)
+    num_spans = torch.minimum(wanted.clamp(min=min_spans), room)
     positions = torch.arange(max_length, device=device)
     scores = scores.masked_fill(positions[None, :] >= num_starts[:, None], 2.0)  # no start there: sorts last
     rank = scores.argsort(dim=1).argsort(dim=1)
