@@ -79,7 +79,9 @@ class CtcModel(nn.Module):
         self.normalizer: NormalizerName = normalizer
         self.dropout = dropout
         # built without torch's own initialization, which would draw from the global random state
-        self.head = nn.utils.skip_init(nn.Linear, encoder.config.model_dim, len(vocabulary))
+        self.head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, encoder.config.model_dim, len(vocabulary)
+        )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)

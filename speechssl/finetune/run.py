@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         task,
         config=config.training,
         run_directory=config.run_directory,
-        resolved_config={"stage": "finetune", **to_dict(config), "resolved_encoder": asdict(encoder.config)},
+        resolved_config={"stage": "finetune", **to_dict(config), "resolved_encoder": to_dict(encoder.config)},
         fingerprint=f"{train_data.manifest.fingerprint()} {valid_data.manifest.fingerprint()}",
         description="training from scratch" if config.pretrained is None else "fine-tuning",
         resume=resume,
@@ -121,7 +121,7 @@ def build_encoder(config: FinetuneConfig) -> SpeechEncoder:
 
 
 def _override(config: EncoderConfig, overrides: Mapping[str, Any]) -> EncoderConfig:
-    return from_dict(EncoderConfig, {**asdict(config), **overrides}, source="encoder")
+    return from_dict(EncoderConfig, {**to_dict(config), **overrides}, source="encoder")
 
 
 def _check_disjoint(train_manifest: Manifest, valid_manifest: Manifest, config: FinetuneConfig) -> None:
