@@ -1,0 +1,231 @@
+"""Promises of `speechssl.audio`, on real files of every kind that users have."""
+
+import copy
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechssl import audio
+from speechssl.audio import AudioInfo, RecordingError
+from speechssl.errors import AudioError
+from speechssl.types import Utterance
+
+
+def tone(seconds: float = 1.0, sample_rate: int = 16000, frequency: float = 440.0) -> np.ndarray:
+    time = np.arange(int(seconds * sample_rate)) / sample_rate
+    return (0.5 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+
+def write(path: Path, samples: np.ndarray, sample_rate: int = 16000, **kwargs: str) -> Path:
+    soundfile.write(path, samples, sample_rate, **kwargs)
+    return path
+
+
+def write_media(path: Path, samples: np.ndarray, codec: str) -> Path:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16000
+        resampler = av.AudioResampler(format=stream.codec_context.format, frame_size=stream.codec_context.frame_size)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("a.wav", {}),
+        ("a.flac", {}),
+        ("a.ogg", {"subtype": "VORBIS"}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+        ("a.mp3", {}),
+    ],
+)
+def test_reading_gives_as_many_samples_as_probing_says(tmp_path: Path, name: str, arguments: dict[str, str]) -> None:
+    path = write(tmp_path / name, tone(), **arguments)
+    info = audio.probe(path)
+    assert (info.sample_rate, info.num_channels) == (16000, 1)
+    waveform = audio.read(path)
+    assert waveform.dtype == np.float32 and waveform.shape == (info.num_samples,)
+    assert abs(info.duration - 1.0) < 0.05
+    assert abs(waveform[4000:12000].std() - 0.5 / np.sqrt(2)) < 0.02  # codecs ring at the ends
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.g722", "g722"), ("a.m4a", "aac"), ("a.webm", "libopus")])
+def test_media_containers_are_read_through_pyav(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_media(tmp_path / name, tone(), codec)
+    info = audio.probe(path)
+    waveform = audio.read(path, sample_rate=16000)
+    assert abs(info.duration - 1.0) < 0.15
+    assert abs(len(waveform) - info.duration * 16000) <= 1
+    assert 0.3 < np.abs(waveform).max() < 0.7
+    assert audio.read(path, offset=0.25, duration=0.5, sample_rate=16000).shape == (8000,)
+
+
+def test_a_span_is_the_same_as_cutting_the_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", tone(2.0))
+    whole = audio.read(path)
+    np.testing.assert_array_equal(audio.read(path, offset=0.5, duration=0.75), whole[8000:20000])
+    np.testing.assert_array_equal(audio.read(path, offset=1.5), whole[24000:])
+
+
+def test_only_the_span_is_decoded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 32000))
+    path.write_bytes(path.read_bytes()[:30000])  # the second half is gone
+    assert audio.read(path, duration=0.25).shape == (4000,)
+    with pytest.raises(AudioError, match="truncated"):
+        audio.read(path)
+
+
+def test_stereo_at_96_khz_becomes_the_mean_at_16_khz(tmp_path: Path) -> None:
+    left = tone(0.5, 96000)
+    path = write(tmp_path / "a.wav", np.stack([left, np.zeros_like(left)], axis=1), 96000, subtype="FLOAT")
+    assert audio.probe(path) == AudioInfo(sample_rate=96000, num_samples=48000, num_channels=2, format="WAV")
+    waveform = audio.read(path, sample_rate=16000)
+    assert waveform.shape == (8000,)
+    np.testing.assert_allclose(waveform[500:-500], tone(0.5)[500:-500] / 2, atol=1e-3)
+
+
+def test_8_khz_is_resampled_to_what_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", tone(0.5, 8000), 8000)
+    assert audio.read(path).shape == (4000,)
+    waveform = audio.read(path, sample_rate=16000)
+    assert waveform.shape == (8000,)
+    np.testing.assert_allclose(waveform[500:-500], tone(0.5)[500:-500], atol=1e-3)
+
+
+@pytest.mark.parametrize("from_rate", [8000, 11025, 22050, 44100, 48000, 96000])
+@pytest.mark.parametrize("num_samples", [1, 2, 3, 100, 12345])
+def test_resampling_gives_exactly_the_announced_length(from_rate: int, num_samples: int) -> None:
+    waveform = tone(1.0)[:num_samples]
+    resampled = audio.resample(waveform, from_rate=from_rate, to_rate=16000)
+    assert len(resampled) == audio.resampled_length(num_samples, from_rate=from_rate, to_rate=16000)
+    assert len(resampled) == max(1, int(num_samples * 16000 / from_rate + 0.5))
+
+
+def test_one_sample_is_a_recording(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.array([0.5], dtype=np.float32))
+    assert audio.probe(path).num_samples == 1
+    assert audio.read(path).shape == (1,)
+    assert audio.read(path, sample_rate=8000).shape == (1,)
+
+
+def test_an_utterance_is_its_span(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", tone(2.0))
+    utterance = Utterance(
+        id="a", audio_filepath=str(path), sample_rate=16000, num_samples=8000, offset=0.5, duration=0.5
+    )
+    np.testing.assert_array_equal(audio.read_utterance(utterance, 16000), audio.read(path)[8000:16000])
+
+
+def fails(path: Path | str, message: str, kind: str) -> None:
+    """Both reading and probing, or reading alone, name the file, the reason and its kind."""
+    with pytest.raises(AudioError, match=message) as caught:
+        audio.probe(path)
+        audio.read(path)
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value, RecordingError) and caught.value.kind == kind
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    fails(tmp_path / "nowhere.wav", "no such file", "missing")
+
+
+def test_a_folder_is_not_a_recording(tmp_path: Path) -> None:
+    fails(tmp_path, "is a folder", "unreadable")
+
+
+def test_text_named_wav_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_text("hello, I am a transcript\n")
+    fails(path, "is text, not audio", "unreadable")
+
+
+def test_random_bytes_named_flac_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(bytes(range(128, 256)) * 10)
+    fails(path, "not a recording that soundfile knows", "unreadable")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.g722"])
+def test_zero_bytes_are_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    fails(tmp_path / name, "is empty", "empty")
+
+
+def test_a_header_without_samples_is_empty(tmp_path: Path) -> None:
+    fails(write(tmp_path / "a.wav", np.zeros(0, dtype=np.float32)), "holds no samples", "empty")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3"])
+def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, np.random.default_rng(0).uniform(-0.5, 0.5, 16000))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    fails(path, "truncated", "truncated")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_samples_are_counted(tmp_path: Path, value: float) -> None:
+    samples = tone()
+    samples[100:103] = value
+    fails(write(tmp_path / "a.wav", samples, subtype="FLOAT"), "3 of 16000 samples are NaN or inf", "non_finite")
+
+
+@pytest.mark.parametrize(
+    ("span", "message"),
+    [
+        ({"offset": 1.0}, "starts at 1.000 s but the recording is 1.000 s long"),
+        ({"offset": 0.5, "duration": 1.0}, "ends at 1.500 s but the recording is 1.000 s long"),
+        ({"offset": -0.5}, "need offset >= 0"),
+        ({"duration": 0.0}, "duration > 0"),
+    ],
+)
+def test_a_span_outside_of_the_recording_is_refused(tmp_path: Path, span: dict[str, float], message: str) -> None:
+    path = write(tmp_path / "a.wav", tone())
+    with pytest.raises(AudioError, match=message):
+        audio.read(path, **span)
+
+
+def test_a_rounded_duration_may_reach_a_little_past_the_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", tone())
+    assert audio.read(path, duration=1.01).shape == (16000,)
+
+
+def test_a_file_without_permission_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        path = write(Path(folder) / "a.wav", tone())
+        path.chmod(0)
+        if os.geteuid() != 0:
+            fails(path, "permission denied", "unreadable")
+            return
+        # Root may read anything: ask as somebody else, in a process of its own.
+        Path(folder).chmod(0o755)
+        program = (
+            "import os, sys; from speechssl import audio; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+            "try: audio.probe(sys.argv[1])\n"
+            "except audio.RecordingError as error: print(error.kind, error)"
+        )
+        done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"unreadable {path}: permission denied")
+
+
+def test_errors_survive_the_way_between_processes(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError) as caught:
+        audio.probe(tmp_path / "nowhere.wav")
+    twin = copy.copy(caught.value)  # by the same protocol as multiprocessing's queues
+    assert (str(twin), twin.kind) == (str(caught.value), "missing")
+
+
+def test_importing_audio_loads_no_decoder() -> None:
+    program = "import sys, speechssl.audio; print([n for n in ('av', 'soundfile', 'soxr') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
