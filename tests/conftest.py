@@ -31,3 +31,12 @@ def corpora() -> Path:
 def repository() -> Path:
     """The top of the source tree."""
     return REPOSITORY
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in float64 where the code asks for fp32 (`tensor.float()` in norms and losses), for strict comparisons.
+
+    Only the precision changes, the formulas stay.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)

@@ -182,8 +182,8 @@ def compare(peer: str, style: str, case: Case, monkeypatch: pytest.MonkeyPatch, 
     for name, value in losses.items():
         assert float(getattr(ours, name).detach()) == pytest.approx(float(value.detach()) / count, rel=tolerance), name
 
-    ours.loss.backward()  # type: ignore[no-untyped-call]
-    (losses["loss"] / count).backward()  # type: ignore[no-untyped-call]
+    ours.loss.backward()
+    (losses["loss"] / count).backward()
     whole = torch.cat([pair.their_gradient.flatten() for pair in pairs]).norm()
     for pair in pairs:
         # a key's bias shifts all scores of a query alike and so has no gradient but rounding errors
@@ -268,7 +268,7 @@ def test_ctc_loss_is_that_of_transformers() -> None:
         assert relative_error(ours.logits[row, :count], theirs.logits[row, :count]) < 1e-12
     # transformers takes the log-softmax in fp32 whatever the model's precision
     assert float(loss) == pytest.approx(float(theirs.loss) / int(lengths.sum()), rel=1e-6)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     (theirs.loss / int(lengths.sum())).backward()
     whole = torch.cat([pair.their_gradient.flatten() for pair in pairs]).norm()
     for pair in pairs:
