@@ -118,3 +118,39 @@ def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
 def test_senseless_options_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(option))):
         EvaluateConfig(checkpoint="x", manifest=Path("y"), **option)  # type: ignore[arg-type]
+
+
+def test_every_kind_of_recording_is_recognised_or_named(tmp_path: Path, checkpoint: str) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    recordings = {
+        "fine": (noise, 16000),
+        "telephone": (noise[:8000], 8000),
+        "studio": (np.stack([np.tile(noise, 6)] * 2, axis=1), 96000),
+        "nan": (np.where(np.arange(16000) == 7, np.nan, noise), 16000),
+        "one sample": (noise[:1], 16000),
+    }
+    utterances = []
+    for name, (samples, rate) in recordings.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate, subtype="FLOAT")
+        utterances.append(manifest_row(tmp_path / f"{name}.wav", rate, len(samples)))
+    soundfile.write(tmp_path / "cut.flac", noise, 16000)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:5000])
+    (tmp_path / "empty.wav").write_bytes(b"")
+    utterances += [manifest_row(tmp_path / name, 16000, 16000) for name in ("cut.flac", "empty.wav", "missing.wav")]
+    Manifest.from_utterances(utterances).save(tmp_path / "all.jsonl")
+    result = evaluate.run(EvaluateConfig(checkpoint=checkpoint, manifest=tmp_path / "all.jsonl"))
+    assert set(result.failed) == {"nan", "one sample", "cut", "empty", "missing"}
+    assert all(name in reason for name, reason in result.failed.items())
+    assert len(result.report.utterances) == 8
+    assert {item.id for item in result.report.utterances if not item.hypothesis} == set(result.failed)
+
+
+def manifest_row(path: Path, rate: int, num_samples: int) -> Utterance:
+    return Utterance(
+        id=path.stem,
+        audio_filepath=str(path),
+        sample_rate=rate,
+        num_samples=num_samples,
+        duration=num_samples / rate,
+        text="some words",
+    )
