@@ -74,7 +74,8 @@ def train(
         run = _Run(task, config, store, fingerprint=fingerprint)
         if found is not None:
             run.restore(*found)
-        return run.train(Path(run_directory), description)
+        with seeded(run.device, config.seed):  # whatever is drawn outside a step leaves the caller's generators alone
+            return run.train(Path(run_directory), description)
     finally:
         torch.set_num_threads(previous_threads)
 

@@ -33,14 +33,14 @@ def make_progress(description: str, *, step: int, max_steps: int) -> Progress:
 
 def summary(values: Mapping[str, float]) -> str:
     """The few numbers that a watcher wants, as text."""
-    parts = []
-    for name in ("loss", "accuracy", "code_perplexity", "valid_loss", "valid_wer"):
-        if name in values:
-            parts.append(f"{name.replace('_', ' ')} {values[name]:.3f}")
+    parts = [f"loss {values['loss']:.3f}"] if "loss" in values else []
     if "audio_hours" in values:
-        parts.append(f"{values['audio_hours']:.2f} h of audio seen")
+        parts.append(f"{values['audio_hours']:.2f} h of audio")
     if "audio_seconds_per_second" in values:
-        parts.append(f"{values['audio_seconds_per_second']:.0f} s of audio/s")
+        parts.append(f"{values['audio_seconds_per_second']:.0f} audio s/s")
+    for name in ("accuracy", "code_perplexity", "valid_loss", "valid_wer"):
+        if name in values:
+            parts.append(f"{name.replace('_', ' ')} {values[name]:.3g}")
     return ", ".join(parts)
 
 
@@ -77,16 +77,18 @@ class RichProgress:
     def __init__(self, description: str, *, step: int, max_steps: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self._progress: Any = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[summary]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
+            # On a narrow terminal only this last one is shortened.
+            TextColumn("{task.fields[summary]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            expand=True,
             console=Console(stderr=True),
-            transient=False,
             refresh_per_second=4,
         )
         self._task = self._progress.add_task(description, total=max_steps, completed=step, left="", summary="")

@@ -28,7 +28,9 @@ def toy() -> ModuleType:
 def in_child() -> Callable[..., int]:
     """Run a function in a process of its own; returns the exit code, negative for a signal."""
 
-    def run(function: Callable[..., Any], *arguments: Any, kill_after_seconds: float | None = None, **named: Any) -> int:
+    def run(
+        function: Callable[..., Any], *arguments: Any, kill_after_seconds: float | None = None, **named: Any
+    ) -> int:
         child = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=named)
         child.start()
         if kill_after_seconds is not None:

@@ -146,7 +146,8 @@ def program(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(**overrides: Any) -> "subprocess.Popen[str]":
-        command = [sys.executable, str(Path(__file__).with_name("toy.py")), str(tmp_path / "run"), json.dumps(overrides)]
+        toy_program = str(Path(__file__).with_name("toy.py"))
+        command = [sys.executable, toy_program, str(tmp_path / "run"), json.dumps(overrides)]
         repository = str(Path(__file__).resolve().parents[3])
         started.append(
             subprocess.Popen(
