@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from speechssl.report.page import Cell, Section, escape, paragraph, section, table
+from speechssl.report.page import Cell, Section, details, escape, note, paragraph, section, table
 from speechssl.report.word_errors import interval_bars, interval_text, percent
 
 
@@ -31,7 +31,7 @@ def _one(result: Mapping[str, Any], *, heading: bool) -> list[str]:
     values: dict[str, tuple[float, tuple[float, float]]] = {}
     for score in result["scores"]:
         low, high = score["interval"]
-        layer = "–" if score["layer"] is None else str(score["layer"])
+        layer = score["layer"]
         rows.append(
             [
                 score["name"],
@@ -47,8 +47,8 @@ def _one(result: Mapping[str, Any], *, heading: bool) -> list[str]:
     caption = (
         f"Telling {result['num_classes']} values of “{result['label']}” apart: {result['num_train']:,} training and "
         f"{result['num_test']:,} test utterances, {result['num_seeds']} seeds; intervals at "
-        f"{100 * result['confidence']:.0f} % by bootstrap; the most frequent value alone would give "
-        f"{percent(result['majority'])}."
+        f"{100 * result['confidence']:.0f} % by bootstrap over seeds and {result['interval_over']}; "
+        f"always the most frequent value would give {percent(result['majority'])}."
     )
     headers = ["Representation", "Accuracy", "interval", "spread over seeds", "Layer", "Dimensions"]
     bars = interval_bars(
@@ -58,4 +58,20 @@ def _one(result: Mapping[str, Any], *, heading: bool) -> list[str]:
         guess=result["majority"],
     )
     head = [f"<h3>By {escape(result['label'])}</h3>"] if heading else []
-    return [*head, table(headers, rows, caption=caption, best_row=best), bars]
+    skipped = len(result["skipped"])
+    left_out = [note(f"{skipped} recordings could not be used and were left out for all.")] if skipped else []
+    return [*head, table(headers, rows, caption=caption, best_row=best), *left_out, bars, _differences(result)]
+
+
+def _differences(result: Mapping[str, Any]) -> str:
+    rows: list[list[Cell]] = []
+    for found in result["differences"]:
+        low, high = found["interval"]
+        verdict = "clearly better" if low > 0 else "clearly worse" if high < 0 else "no clear difference"
+        points = f"{100 * found['difference']:+.1f}".replace("-", "−")
+        rows.append([found["name"], found["baseline"], points, interval_text((low, high), signed=True), verdict])
+    if not rows:
+        return ""
+    headers = ["Encoder", "Against", "Points", "interval", "Reading"]
+    caption = "Differences in accuracy, resampled together."
+    return details("Differences from the baselines", table(headers, rows, caption=caption))
