@@ -59,6 +59,8 @@ def read_jsonl(path: Path) -> pa.Table:
         table.validate(full=True)
     except pa.ArrowInvalid:
         return _read_line_by_line(path)
+    if table.num_rows == 0:
+        raise ManifestError(f"{path}: holds no utterance; build it again with `speechssl manifest build`")
     present = [name for name in table.column_names if table[name].null_count < len(table)]
     present = [name for name in present if not pa.types.is_null(table.schema.field(name).type)]
     return table.select(present)
