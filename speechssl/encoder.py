@@ -269,10 +269,7 @@ class SpeechEncoder(nn.Module):
         """Waveform `[B, S]` -> latents `[B, T, C]`; the gradient into the front end is scaled as configured."""
         shortest = receptive_field(self.strided_layers)
         if waveform.shape[1] < shortest or (num_samples.device.type == "cpu" and int(num_samples.min()) < shortest):
-            raise AudioError(
-                f"an utterance has {int(num_samples.min())} samples, but the encoder needs at least {shortest}"
-                f" ({shortest / self.config.sample_rate * 1000:.1f} ms); leave out or join shorter clips"
-            )
+            raise self._too_short("an utterance", int(num_samples.min()))
         if self.config.normalize_waveform:
             waveform = normalize_waveform(waveform, num_samples)
         scale = self.config.feature_gradient_scale
@@ -281,6 +278,13 @@ class SpeechEncoder(nn.Module):
         if scale not in (0, 1) and latents.requires_grad:
             latents = latents * scale + latents.detach() * (1 - scale)
         return LatentOutput(latents=latents, normalized=self.latent_norm(latents), num_frames=num_frames)
+
+    def _too_short(self, name: str | Path, num_samples: int) -> AudioError:
+        shortest, rate = receptive_field(self.strided_layers), self.config.sample_rate
+        return AudioError(
+            f"{name} has {num_samples} samples at {rate} Hz, but the encoder needs at least {shortest}"
+            f" ({shortest / rate * 1000:.1f} ms); leave out or join shorter clips"
+        )
 
     def contextualize(
         self,
@@ -362,12 +366,15 @@ class SpeechEncoder(nn.Module):
                 raise AudioError(f"the array must be one channel of shape [S], but has shape {list(waveform.shape)}")
             return self._embed_waveforms([resample(waveform, from_rate=sample_rate, to_rate=rate)], layer, pool)[0]
         if isinstance(source, (str, Path)):
-            return self._embed_waveforms([read(source, sample_rate=rate)], layer, pool)[0]
+            return self.embed([source], layer=layer, pool=pool)[0]
         items = list(source)
         results: list[NDArray[np.float32]] = []
         pending: list[NDArray[np.float32]] = []
         for item in items:
             pending.append(read_utterance(item, rate) if isinstance(item, Utterance) else read(item, sample_rate=rate))
+            if self.num_frames(len(pending[-1])) == 0:
+                name = f"{item.audio_filepath} ({item.id})" if isinstance(item, Utterance) else item
+                raise self._too_short(name, len(pending[-1]))
             if max(map(len, pending)) * len(pending) >= batch_seconds * rate:
                 results += self._embed_waveforms(pending, layer, pool)
                 pending = []
