@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from speechssl.asr import SpeechRecognizer, load_asr, resolve_device
+from speechssl.asr import SpeechRecognizer, load_asr
 from speechssl.data import iterate_once
-from speechssl.encoder import resolve_model_directory
+from speechssl.encoder import resolve_device, resolve_model_directory
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest

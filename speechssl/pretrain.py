@@ -7,7 +7,7 @@ result = pretrain.run(pretrain.PretrainConfig(manifests=("train.jsonl",), run_di
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from speechssl.config import from_dict, to_dict
 from speechssl.data import AudioBatches, DataConfig, iterate_once
-from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, load_encoder
+from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, load_encoder, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.lengths import input_length
 from speechssl.manifest import Manifest
@@ -91,23 +91,6 @@ def resolve_encoder(preset: str, overrides: Mapping[str, Any]) -> EncoderConfig:
     if preset not in PRESETS:
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, but is {preset!r}")
     return from_dict(EncoderConfig, {**to_dict(encoder_config(preset)), **overrides}, source="encoder")
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a name; `auto` is the GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: unknown, or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be auto, cpu or cuda, but is {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but this machine has no usable GPU; set device to auto or cpu")
-    return device
 
 
 class PretrainTask:
@@ -263,7 +246,7 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
         task,
         config=config.training,
         run_directory=Path(config.run_directory),
-        resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": asdict(encoder.config)},
+        resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": to_dict(encoder.config)},
         fingerprint=fingerprint(manifest, valid),
         description="pre-training",
         resume=resume,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speechssl.asr import SpeechRecognizer, Transcript, Word, load_asr, resolve_device
+from speechssl.asr import SpeechRecognizer, Transcript, Word, load_asr
 from speechssl.audio import AUDIO_EXTENSIONS
+from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.asr import CtcModel, resolve_device
+from speechssl.asr import CtcModel
 from speechssl.config import from_dict, to_dict
-from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, load_encoder
+from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, load_encoder, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation, summarize

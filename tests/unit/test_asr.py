@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from speechssl import asr
-from speechssl.asr import CtcModel, SpeechRecognizer, load_asr, resolve_device
-from speechssl.encoder import EncoderConfig, SpeechEncoder, load_encoder
+from speechssl.asr import CtcModel, SpeechRecognizer, load_asr
+from speechssl.encoder import EncoderConfig, SpeechEncoder, load_encoder, resolve_device
 from speechssl.errors import AudioError, CheckpointError, ConfigError
 from speechssl.text import Vocabulary
 from speechssl.types import AudioBatch
