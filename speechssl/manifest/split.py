@@ -1,6 +1,7 @@
 """Divide a manifest so that nothing that would make a test easy lies on both sides."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -125,42 +126,81 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
 
 def _assign(seconds: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], generator: np.random.Generator) -> Codes:
     """A part for every group: the large ones one by one in the best of several random orders, the rest in one cut."""
-    total = seconds.sum()
+    total = float(seconds.sum())
     large = np.flatnonzero(seconds > _LARGE_SHARE * total)
     small = np.flatnonzero(seconds <= _LARGE_SHARE * total)
-    part = np.zeros(len(seconds), dtype=np.int64)
-    target = wanted * total
-    best: tuple[float, Codes, npt.NDArray[np.float64]] | None = None
-    num_small_seconds = seconds[small].sum()
-    for _ in range(_NUM_ORDERS if len(large) else 1):
-        order = generator.permutation(large)
-        room = target.copy()
-        chosen = np.zeros(len(order), dtype=np.int64)
-        for position, group in enumerate(order):
-            # Where it fits, in proportion to the room there; where it fits nowhere, where it overflows least.
-            fits = np.flatnonzero(room >= seconds[group])
-            if len(fits):
-                chosen[position] = generator.choice(fits, p=room[fits] / room[fits].sum())
-            else:
-                chosen[position] = int(np.argmax(room))
-            room[chosen[position]] -= seconds[group]
-        badness = float(np.clip(-room, 0, None).sum() + max(0.0, np.clip(room, 0, None).sum() - num_small_seconds))
-        if best is None or badness < best[0] - 1e-9 * total:
-            assignment = np.zeros(len(seconds), dtype=np.int64)
-            assignment[order] = chosen
-            best = (badness, assignment, room)
-        if best[0] <= _GOOD_ENOUGH * total:
+    filling = float(seconds[small].sum())
+    best = _place(seconds[large], wanted * total, filling, generator)
+    for _ in range(_NUM_ORDERS - 1):
+        if best.badness <= _GOOD_ENOUGH * total:
             break
-    assert best is not None
-    _, part, room = best
+        other = _place(seconds[large], wanted * total, filling, generator)
+        best = other if other.badness < best.badness else best
+    part = np.zeros(len(seconds), dtype=np.int64)
+    part[large] = best.part
     if len(small):
-        room = np.clip(room, 0, None)
+        room = np.clip(best.room, 0, None)
         room = room if room.sum() > 0 else wanted
         order = generator.permutation(small)
         middles = np.cumsum(seconds[order]) - seconds[order] / 2
-        cuts = np.cumsum(room) / room.sum() * num_small_seconds
+        cuts = np.cumsum(room) / room.sum() * filling
         part[order] = np.minimum(np.searchsorted(cuts, middles, side="right"), len(wanted) - 1)
     return part
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placement:
+    """`part` of each group, the `room` left in each part in seconds, and how bad that is in seconds."""
+
+    part: Codes
+    room: npt.NDArray[np.float64]
+    badness: float
+
+
+def _place(
+    seconds: npt.NDArray[np.float64],
+    target: npt.NDArray[np.float64],
+    filling: float,
+    generator: np.random.Generator,
+) -> _Placement:
+    """Put groups into parts in a random order, then move single ones for as long as that helps.
+
+    `filling` is how many seconds of small groups there are to fill gaps with.
+    """
+    part = np.zeros(len(seconds), dtype=np.int64)
+    room = target.copy()
+    for group in generator.permutation(len(seconds)):
+        fits = np.flatnonzero(room >= seconds[group])  # in proportion to the room; else where it overflows least
+        chosen = generator.choice(fits, p=room[fits] / room[fits].sum()) if len(fits) else int(np.argmax(room))
+        part[group] = chosen
+        room[chosen] -= seconds[group]
+
+    def badness() -> float:
+        overflow = float(np.clip(-room, 0, None).sum())
+        gaps = max(0.0, float(np.clip(room, 0, None).sum()) - filling)
+        num_empty = 0 if filling else len(target) - len(np.unique(part))
+        return overflow + gaps + num_empty * float(target.sum())
+
+    current = badness()
+    improved = True
+    while improved:
+        improved = False
+        for group in range(len(seconds)):
+            for other in range(len(target)):
+                before = part[group]
+                if other == before:
+                    continue
+                part[group] = other
+                room[before] += seconds[group]
+                room[other] -= seconds[group]
+                changed = badness()
+                if changed < current * (1 - 1e-9):
+                    current, improved = changed, True
+                else:
+                    part[group] = before
+                    room[before] -= seconds[group]
+                    room[other] += seconds[group]
+    return _Placement(part=part, room=room, badness=current)
 
 
 def _explain(
