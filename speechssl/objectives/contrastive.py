@@ -98,8 +98,8 @@ class ContrastiveTerms:
     """The parts of the loss: `loss` is their weighted sum; all are means over `num_targets` masked frames.
 
     `predictions` bool `[B, M]` says where the target beat every distractor; `positions` which frames were masked;
-    `latent_std` how much the masked frames' latents differ from each other (mean over channels of the standard
-    deviation over frames).
+    `latent_std` how much the masked frames' latents differ from each other, before dropout (mean over channels of the
+    standard deviation over frames).
     """
 
     loss: Tensor
@@ -224,8 +224,8 @@ class ContrastiveObjective(nn.Module):
         output = encoder.contextualize(latents.normalized, latents.num_frames, frame_mask=draws.frame_mask)
 
         valid = positions.valid & (positions.counts >= 2)[:, None]  # [B, M]
-        to_quantize = gather_frames(latents.normalized, positions.indices)
-        to_quantize = F.dropout(to_quantize, config.feature_dropout, self.training)
+        masked_latents = gather_frames(latents.normalized, positions.indices)
+        to_quantize = F.dropout(masked_latents, config.feature_dropout, self.training)
         quantized = self.quantizer(
             to_quantize, valid, temperature=self.temperature(step), gumbel=draws.gumbel, generator=generator
         )
@@ -253,7 +253,7 @@ class ContrastiveObjective(nn.Module):
             predictions=valid & (logits.argmax(dim=-1) == 0),
             quantized=quantized,
             positions=positions,
-            latent_std=spread(to_quantize.detach()),
+            latent_std=spread(masked_latents.detach(), positions.valid),
         )
 
     @torch.no_grad()
@@ -285,6 +285,12 @@ def mean_square(latents: Tensor, num_frames: Tensor) -> Tensor:
     return total / (valid.sum() * latents.shape[2]).clamp(min=1)
 
 
-def spread(x: Tensor) -> Tensor:
-    """Mean over channels of the standard deviation over all frames: near 0 when all frames look alike."""
-    return x.float().flatten(0, -2).std(dim=0, unbiased=False).mean()
+def spread(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean over channels of the standard deviation over valid places: near 0 when all look alike.
+
+    `x` `[B, M, C]`, `valid` bool `[B, M]` -> scalar in fp32.
+    """
+    weight = (valid.float() / valid.sum().clamp(min=1))[:, :, None]
+    x = x.float()
+    mean = (x * weight).sum(dim=(0, 1))
+    return ((x - mean).square() * weight).sum(dim=(0, 1)).sqrt().mean()
