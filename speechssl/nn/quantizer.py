@@ -88,7 +88,8 @@ class GumbelQuantizer(nn.Module):
                 choice = torch.zeros_like(logits).scatter_(-1, codes[..., None], 1.0)
             # [G, B M, V] @ [G, V, Q / G] -> [B, M, Q]
             by_codebook = choice.reshape(batch * places, self.num_codebooks, self.num_entries).transpose(0, 1)
-            quantized = torch.bmm(by_codebook, self.codebooks.float()).transpose(0, 1).reshape(batch, places, -1)
+            entries = torch.bmm(by_codebook, self.codebooks.float()).transpose(0, 1)  # [B M, G, Q / G]
+            quantized = entries.reshape(batch, places, entries.shape[1] * entries.shape[2])
 
             weight = valid.float() / valid.sum().clamp(min=1)
             mean_probabilities = torch.einsum("bm,bmgv->gv", weight, torch.softmax(logits, dim=-1))
