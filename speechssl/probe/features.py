@@ -107,7 +107,12 @@ def _features(waveform: NDArray[np.float32], name: FeatureName) -> NDArray[np.fl
     import librosa
 
     power = librosa.feature.melspectrogram(
-        y=waveform, sr=FEATURE_RATE, n_fft=512, win_length=400, hop_length=160, n_mels=NUM_MELS
+        y=np.pad(waveform, (0, max(0, 512 - len(waveform)))),
+        sr=FEATURE_RATE,
+        n_fft=512,
+        win_length=400,
+        hop_length=160,
+        n_mels=NUM_MELS,
     )
     log_mel = librosa.power_to_db(power, amin=1e-8, top_db=80.0)
     if name == "log_mel":

@@ -153,10 +153,16 @@ def _draw_series(axes: "Axes", series: Series, index: int, *, label: str, valid:
         axes.plot(steps, points, color=shade, linestyle="--", marker="o" if few else None, markersize=3.5, label=label)
         return
     line = "-" if single else LINE_STYLES[index % len(LINE_STYLES)]
-    if len(steps) > 60 and np.nanstd(np.diff(points)) > 0.02 * (np.nanmax(points) - np.nanmin(points) + 1e-12):
+    if _is_noisy(points):
         axes.plot(steps, points, color=shade, linewidth=0.8, alpha=0.3)
         points = smooth(points, max(5, len(points) // 40))
     axes.plot(steps, points, color=shade, linestyle=line, label=label)
+
+
+def _is_noisy(points: NDArray[np.float64]) -> bool:
+    """Whether neighbours differ so much that a smoothed curve helps."""
+    known = points[np.isfinite(points)]
+    return len(known) > 60 and float(np.std(np.diff(known))) > 0.02 * float(np.ptp(known))
 
 
 def _thin(steps: NDArray[np.float64], points: NDArray[np.float64], most: int = 600) -> Series:

@@ -29,11 +29,13 @@ def project(vectors: ArrayLike, method: Projection, *, seed: int = 0) -> tuple[N
     if matrix.ndim != 2 or len(matrix) < 3:
         raise ConfigError(f"a picture needs at least three vectors [B, D], but the array has the shape {matrix.shape}")
     pca = PCA(n_components=min(50, *matrix.shape), random_state=seed)
-    components = pca.fit_transform(matrix)
+    with np.errstate(invalid="ignore"):  # the variance of equal vectors is 0
+        components = pca.fit_transform(matrix)
     if components.shape[1] < 2:
         components = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
     if method == "pca":
-        kept = 100 * float(np.nan_to_num(pca.explained_variance_ratio_[:2]).sum())
+        total = float(matrix.var(axis=0, ddof=1).sum())
+        kept = 100 * float(pca.explained_variance_[:2].sum()) / total if total else 0.0
         return components[:, :2], f"PCA: the two axes hold {kept:.0f} % of the variance."
     perplexity = min(30.0, (len(matrix) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)

@@ -64,10 +64,11 @@ def log_mel(signal: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32
     import librosa
 
     window = max(int(WINDOW_SECONDS * sample_rate), 16)
+    num_points = int(2 ** np.ceil(np.log2(window)))
     power = librosa.feature.melspectrogram(
-        y=np.pad(signal, (0, max(0, window - len(signal)))),
+        y=np.pad(signal, (0, max(0, num_points - len(signal)))),
         sr=sample_rate,
-        n_fft=int(2 ** np.ceil(np.log2(window))),
+        n_fft=num_points,
         win_length=window,
         hop_length=max(int(HOP_SECONDS * sample_rate), 1),
         n_mels=NUM_MELS,
