@@ -63,10 +63,7 @@ def main() -> None:
         "fsdd_train": fsdd_parts["train"],
         "fsdd_test": fsdd_parts["test"],
         **{f"kathleen_{name}": manifest for name, manifest in kathleen_parts.items()},
-        **{
-            f"kathleen_train_{minutes}min": subset
-            for minutes, subset in zip(LABEL_MINUTES, subsets, strict=True)
-        },
+        **{f"kathleen_train_{minutes}min": subset for minutes, subset in zip(LABEL_MINUTES, subsets, strict=True)},
     }
     for name, manifest in manifests.items():
         manifest.save(output / f"{name}.jsonl")
