@@ -41,9 +41,18 @@ def main() -> None:
     kathleen_parts = {name: kathleen.filter(mask) for name, mask in splits.items()}
     subsets = subset_manifest(kathleen_parts["train"], seconds=[60 * m for m in LABEL_MINUTES], seed=SEED)
 
-    # digits: the corpus' own test takes; speakers are shared, as its authors intend
-    take = np.array([int(value) for value in parts["fsdd"].column("take").to_pylist()])
-    fsdd_parts = {"test": parts["fsdd"].filter(take < 5), "train": parts["fsdd"].filter(take >= 5)}
+    # digits: the corpus' own test takes; speakers are shared, as its authors intend. A take is 60 clips: ten digits
+    # of six speakers
+    fsdd = parts["fsdd"]
+    take = np.array([int(value) for value in fsdd.column("take").to_pylist()])
+    fsdd_parts = {
+        "test": fsdd.filter(take < 5),
+        "train": fsdd.filter(take >= 5),
+        "dev": fsdd.filter((take >= 5) & (take < 8)),
+        "train_60clips": fsdd.filter(take == 8),
+        "train_120clips": fsdd.filter((take >= 8) & (take < 10)),
+        "train_300clips": fsdd.filter((take >= 8) & (take < 13)),
+    }
 
     # a few speakers to watch pre-training by
     speakers = parts["librispeech_train100_251spk"]
@@ -60,8 +69,7 @@ def main() -> None:
     manifests = {
         "pretrain": plain[0].concat(*plain[1:]),
         "pretrain_valid": speakers.filter(watched),
-        "fsdd_train": fsdd_parts["train"],
-        "fsdd_test": fsdd_parts["test"],
+        **{f"fsdd_{name}": manifest for name, manifest in fsdd_parts.items()},
         **{f"kathleen_{name}": manifest for name, manifest in kathleen_parts.items()},
         **{f"kathleen_train_{minutes}min": subset for minutes, subset in zip(LABEL_MINUTES, subsets, strict=True)},
     }
