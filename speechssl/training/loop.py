@@ -229,6 +229,8 @@ class _Run:
         with torch.no_grad(), seeded(self.device, config.seed, "validate"), self.updater.autocast():
             metrics = {name: float(value) for name, value in self.task.validate(state.step).items()}
         self.clock.skip()
+        if not metrics and config.early_stopping_patience is None:
+            return False  # the task has nothing to validate on
         state.metrics.update(metrics)
         self.log.scalars(state.step, metrics)
         self.progress.metrics(state.step, metrics)

@@ -38,7 +38,7 @@ def in_child() -> Callable[..., int]:
             if child.exitcode is None:
                 assert child.pid is not None
                 os.kill(child.pid, signal.SIGKILL)
-        child.join(60)
+        child.join(120)
         assert child.exitcode is not None, "the child hangs"
         return child.exitcode
 

@@ -155,6 +155,14 @@ def test_an_unknown_best_metric_names_the_known(toy: ModuleType, tmp_path: Path)
         toy.run(tmp_path, **SHORT, best_metric="valid_cer")
 
 
+def test_a_task_without_validation_data_trains_but_cannot_stop_early(toy: ModuleType, tmp_path: Path) -> None:
+    task = toy.ToyTask()
+    task.validate = lambda step: {}
+    assert toy.run(tmp_path / "a", task=task, **SHORT).best_checkpoint is None
+    with pytest.raises(ConfigError, match="best_metric is 'valid_loss', but validation gives none"):
+        toy.run(tmp_path / "b", task=task, early_stopping_patience=2, **SHORT)
+
+
 def poisoned(toy: ModuleType, bad_steps: set[int]) -> Any:
     class Poisoned(toy.ToyTask):
         def loss(self, batch: Tensor, *, step: int, generator: torch.Generator) -> ObjectiveOutput:

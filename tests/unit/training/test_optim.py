@@ -154,3 +154,22 @@ def test_an_update_without_any_gradient_says_so() -> None:
     optimizer = build_optimizer([{"params": nn.Linear(2, 2).parameters()}], CONFIG)
     with pytest.raises(RuntimeError, match="is everything frozen"):
         apply_update(optimizer, loss=torch.tensor(1.0), num_targets=None, clip_norm=1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_update_on_a_gpu_skips_and_clips_without_waiting() -> None:
+    model = model_with_gradients().cuda()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = build_optimizer([{"params": model.parameters()}], CONFIG)
+    good, bad, count = (torch.tensor(value, device="cuda") for value in (1.0, math.nan, 3.0))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        _, first = apply_update(optimizer, loss=good, num_targets=count, clip_norm=1.0)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        _, second = apply_update(optimizer, loss=bad, num_targets=count, clip_norm=1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (first.item(), second.item()) == (0.0, 1.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
