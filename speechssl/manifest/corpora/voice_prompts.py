@@ -80,6 +80,7 @@ def fetch(
             progress(done, len(card.languages))
         if not _is_complete(card, language, root / language):
             _fetch_language(card, language, root, source)
+    shutil.rmtree(root / "downloads", ignore_errors=True)
     if progress is not None:
         progress(len(card.languages), len(card.languages))
     return root
