@@ -28,7 +28,7 @@ class ProbeConfig:
         confidence: of the intervals.
         num_bootstrap: replicates of the bootstrap.
         batch_seconds: audio encoded at a time.
-        device: cpu, cuda, ...
+        device: auto, cpu, cuda, cuda:1, ...
         seed: of the split, the draws and the bootstrap.
         output: a folder for probe.json; nothing is written when null.
     """

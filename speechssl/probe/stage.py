@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.encoder import SpeechEncoder, load_encoder
+from speechssl.encoder import SpeechEncoder, load_encoder, resolve_device
 from speechssl.errors import AudioError, ConfigError
 from speechssl.manifest import Manifest
 from speechssl.probe.classify import (
@@ -59,7 +59,7 @@ def run(config: ProbeConfig, *, progress: Progress | None = None) -> ProbeResult
     for word in config.representations:
         name, _, source = word.rpartition("=")
         if word not in BASELINES:
-            encoders[name or source] = load_encoder(source, device=config.device)
+            encoders[name or source] = load_encoder(source, device=resolve_device(config.device))
     baselines = [name for name in config.representations if name in BASELINES]
     result = probe(train, test, encoders, config=config, baselines=baselines, progress=progress)
     if config.output is not None:

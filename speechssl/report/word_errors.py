@@ -39,7 +39,7 @@ def wer_section(
     first = reports[names[0]]
     caption = (
         f"{len(first.utterances)} utterances, normaliser “{first.normalizer}”; intervals at "
-        f"{100 * first.confidence:.0f} % by bootstrap."
+        f"{100 * first.confidence:.0f} % by bootstrap over {first.interval_over}."
     )
     parts = [paragraph(text)] if text else []
     normalizers = {report.normalizer for report in reports.values()}
