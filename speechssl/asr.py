@@ -15,18 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.ctc.decoding import Hypothesis, greedy_decode
-from speechssl.encoder import (
+from speechssl.encoder import SpeechEncoder, config_from_dict
+from speechssl.errors import AudioError, CheckpointError, ConfigError
+from speechssl.lengths import frame_stride, frame_to_seconds, output_length, receptive_field, seconds_to_samples
+from speechssl.model_directory import (
     CONFIG_FILE,
     MODEL_FILE,
-    SpeechEncoder,
-    config_from_dict,
     load_weights,
     read_model,
     resolve_model_directory,
     save_model,
 )
-from speechssl.errors import AudioError, CheckpointError, ConfigError
-from speechssl.lengths import frame_stride, frame_to_seconds, output_length, receptive_field, seconds_to_samples
 from speechssl.text import NormalizerName, Vocabulary, normalize
 from speechssl.types import AudioBatch, CtcOutput
 

@@ -12,10 +12,11 @@ from typing import IO, Any, Literal
 
 from speechssl.asr import SpeechRecognizer, load_asr
 from speechssl.data import iterate_once
-from speechssl.encoder import resolve_device, resolve_model_directory
+from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
+from speechssl.model_directory import resolve_model_directory
 from speechssl.scoring import RateDifference, paired_bootstrap, score
 from speechssl.text import NormalizerName, normalizer_version
 from speechssl.types import ErrorReport, Utterance

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from speechssl.audio import read_utterance
 from speechssl.config import flatten, from_dict, read_yaml
 from speechssl.data import iterate_once
-from speechssl.encoder import SpeechEncoder, load_encoder, resolve_model_directory
+from speechssl.encoder import SpeechEncoder, load_encoder
 from speechssl.errors import AudioError, CheckpointError, ConfigError, SpeechSSLError
 from speechssl.lengths import frame_stride, padding_mask, receptive_field
 from speechssl.manifest import Manifest
+from speechssl.model_directory import resolve_model_directory
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.report import (
     Section,

@@ -62,8 +62,8 @@ def info(words: list[str]) -> int:
 def _installation() -> dict[str, Any]:
     import torch
 
-    from speechssl.encoder import shipped_models
     from speechssl.manifest import list_cards
+    from speechssl.model_directory import shipped_models
 
     versions: dict[str, str] = {}
     for package in _PACKAGES:
@@ -94,7 +94,8 @@ def _torchaudio() -> str:
 
 
 def _model(source: str) -> dict[str, Any]:
-    from speechssl.encoder import SpeechEncoder, load_encoder, resolve_model_directory
+    from speechssl.encoder import SpeechEncoder, load_encoder
+    from speechssl.model_directory import resolve_model_directory
 
     directory = resolve_model_directory(source)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from speechssl import __version__
@@ -27,9 +26,10 @@ from speechssl.embed.table import (
     utterance_table,
     write_tables,
 )
-from speechssl.encoder import MODEL_FILE, SpeechEncoder, load_encoder, resolve_model_directory
+from speechssl.encoder import SpeechEncoder, load_encoder, resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.manifest import Manifest
+from speechssl.model_directory import MODEL_FILE, resolve_model_directory
 from speechssl.types import Utterance
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class EmbedConfig:
         layer: null for the context (the encoder's output), 0 for the transformer's input, n for its n-th layer.
         pool: mean over time, one row an utterance; or none, one row a frame.
         batch_seconds: audio encoded at a time, padding included; results do not depend on it.
-        device: cpu, cuda, cuda:1, ...
+        device: auto, cpu, cuda, cuda:1, ...
         precision: fp32, or bf16 for autocast; the embeddings are float32 in both.
         overwrite: embed again even where the output exists, instead of reusing or refusing it.
     """
@@ -152,12 +152,7 @@ def plan_parts(durations: NDArray[np.float64], pool: Pool, frame_rate: float) ->
 
 
 def _load(config: EmbedConfig) -> SpeechEncoder:
-    try:
-        device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {config.device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from None
-    encoder = load_encoder(config.checkpoint, device=device)
+    encoder = load_encoder(config.checkpoint, device=resolve_device(config.device))
     if config.layer is not None and config.layer > encoder.config.num_layers:
         raise ConfigError(
             f"layer must be between 0 and {encoder.config.num_layers} for {config.checkpoint}, but is {config.layer}"

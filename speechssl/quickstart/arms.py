@@ -32,7 +32,7 @@ class Arm:
 
 def find_arms(config: QuickstartConfig, pretrained: Path, left_out: list[str]) -> list[Arm]:
     """From scratch, from the quickstart's own pre-training, and from the shipped encoder where it can be loaded."""
-    from speechssl.encoder import resolve_model_directory
+    from speechssl.model_directory import resolve_model_directory
 
     arms = [Arm(name=SCRATCH, source=None), Arm(name=QUICKSTART, source=str(pretrained))]
     if config.shipped is not None:
@@ -124,8 +124,8 @@ def choose(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def scaled_intervals(num_steps: int) -> dict[str, Any]:
-    """Keys for a run of another length than its recipe's: it is validated ten times and saved as often."""
-    interval = max(1, num_steps // 10)
+    """Keys for a run of another length than its recipe's: it is validated five times and saved as often."""
+    interval = max(1, num_steps // 5)
     return {
         "training.max_steps": num_steps,
         "training.validate_interval": interval,

@@ -11,8 +11,7 @@ from typing import Any
 
 from speechssl import embed, evaluate, pretrain
 from speechssl.config import load_config, to_dict
-from speechssl.encoder import MODEL_FILE, resolve_model_directory
-from speechssl.errors import SpeechSSLError
+from speechssl.model_directory import MODEL_FILE, resolve_model_directory
 from speechssl.quickstart import corpus
 from speechssl.quickstart.arms import (
     Arm,
@@ -23,6 +22,7 @@ from speechssl.quickstart.arms import (
     sweep,
 )
 from speechssl.quickstart.corpus import Parts
+from speechssl.quickstart.jobs import Interrupted, raise_on_sigterm
 from speechssl.quickstart.page import write_page
 from speechssl.quickstart.probing import probe_encoders
 from speechssl.quickstart.settings import QuickstartConfig, QuickstartResult, Trial
@@ -30,14 +30,6 @@ from speechssl.quickstart.steps import Step, Steps
 from speechssl.types import ErrorReport, UtteranceErrors
 
 logger = logging.getLogger(__name__)
-
-
-class Interrupted(SpeechSSLError):
-    """The user or the system asked to stop; everything done so far is kept."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__("stopped as asked; the same command goes on from here")
-        self.exit_code = 128 + signal_number
 
 
 def run(config: QuickstartConfig) -> QuickstartResult:
@@ -48,6 +40,11 @@ def run(config: QuickstartConfig) -> QuickstartResult:
         TrainingError: a training failed.
         Interrupted: SIGINT or SIGTERM came; the next call goes on.
     """
+    with raise_on_sigterm():
+        return _run(config)
+
+
+def _run(config: QuickstartConfig) -> QuickstartResult:
     steps = Steps(config.output)
     data = _prepare(steps, config)
     parts = corpus.parts_of(data.folder, data.outcome)
@@ -109,7 +106,7 @@ def _pretrain(steps: Steps, config: QuickstartConfig, data: Step, parts: Parts) 
     def settings(folder: Path) -> pretrain.PretrainConfig:
         values: dict[str, Any] = {
             "manifests": [str(parts.train)],
-            "valid_manifest": parts.dev,
+            "valid_manifest": parts.valid,
             "run_directory": folder / "run",
             "training.seed": config.seed,
         }

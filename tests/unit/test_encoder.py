@@ -12,16 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from speechssl.encoder import (
-    PRESETS,
-    EncoderConfig,
-    SpeechEncoder,
-    encoder_config,
-    load_encoder,
-    resolve_model_directory,
-)
+from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, load_encoder
 from speechssl.errors import AudioError, CheckpointError, ConfigError
 from speechssl.lengths import frame_stride, receptive_field
+from speechssl.model_directory import resolve_model_directory
 from speechssl.types import EncoderOutput
 
 LENGTHS = [9000, 5111, 1234]
