@@ -5,6 +5,7 @@ read before, nor of where the run was resumed.
 """
 
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -56,6 +57,11 @@ class DataConfig:
             )
 
 
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the training process alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Sequel(Sampler[int]):
     """start, start + 1, ... without end."""
 
@@ -93,6 +99,7 @@ class _BatchStream(Dataset[tuple[Batch, list[Unreadable]]], Generic[Batch]):
             sampler=_Sequel(start),
             num_workers=self._num_workers,
             prefetch_factor=4 if self._num_workers else None,
+            worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # else the loader draws from the global random state
         )
         for batch, problems in loader:

@@ -265,6 +265,7 @@ class ContrastiveObjective(nn.Module):
             "diversity_loss": terms.diversity.detach(),
             "feature_penalty": terms.feature_penalty.detach(),
             "accuracy": terms.predictions.sum() / targets,
+            "chance_accuracy": torch.tensor(1 / (1 + self.config.num_distractors)),
             "code_perplexity": code_perplexity,
             "prob_perplexity": terms.quantized.prob_perplexity.detach().mean(),
             "code_usage": code_perplexity / self.config.num_entries,
