@@ -27,35 +27,36 @@ FRACTIONS = {"train": 0.7, "dev": 0.1, "test": 0.2}
 _LABELLED_LANGUAGE = "en"
 _FEWEST_SPEAKERS = 8
 _FEWEST_TRANSCRIBED = 12
+_VALID_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Manifests as files, and words about them.
 
-    `train` holds all audio that anything may be learned from, `dev` and `test` the rest; the `labelled_*` are the
-    transcribed utterances of each, None where too few are.
+    `train` holds all audio that anything may be learned from, `dev` and `test` the rest, `valid` a few minutes of `dev`
+    to watch pre-training by; the `labelled_*` are the transcribed utterances of each, None where too few are.
     """
 
     train: Path
     dev: Path
     test: Path
+    valid: Path
     labelled_train: Path | None
     labelled_dev: Path | None
     labelled_test: Path | None
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
-    def manifests(self) -> dict[str, Manifest]:
-        """Name -> manifest of every part that is there."""
-        paths = {
-            "train (unlabelled)": self.train,
-            "dev": self.dev,
-            "test": self.test,
-            "fine-tuning": self.labelled_train,
-            "fine-tuning dev": self.labelled_dev,
-            "fine-tuning test": self.labelled_test,
+    def everything(self) -> dict[str, Manifest]:
+        """Name -> manifest of the three disjoint parts."""
+        return {
+            name: Manifest.load(path) for name, path in (("train", self.train), ("dev", self.dev), ("test", self.test))
         }
+
+    def labelled(self) -> dict[str, Manifest]:
+        """Name -> manifest of the transcribed utterances of each part; empty where there are too few."""
+        paths = {"train": self.labelled_train, "dev": self.labelled_dev, "test": self.labelled_test}
         return {name: Manifest.load(path) for name, path in paths.items() if path is not None}
 
 
@@ -69,6 +70,9 @@ def prepare(config: QuickstartConfig, folder: Path) -> Mapping[str, Any]:
     parts = split_manifest(clean, FRACTIONS, by=by, seed=config.seed)
     for name, part in parts.items():
         part.save(folder / f"{name}.jsonl")
+    dev = parts["dev"]
+    valid = subset_manifest(dev, [min(_VALID_SECONDS, dev.total_seconds)], seed=config.seed)[0]
+    valid.save(folder / "valid.jsonl")
     labelled = {name: _labelled(part, config) for name, part in parts.items()}
     counts = {name: len(part) for name, part in labelled.items()}
     outcome: dict[str, Any] = {"notes": notes, "left_out": left_out, "labelled": []}
@@ -90,7 +94,7 @@ def parts_of(folder: Path, outcome: Mapping[str, Any]) -> Parts:
     """The parts that `prepare` left in `folder`."""
     labelled = {name: folder / f"labelled_{name}.jsonl" for name in outcome["labelled"]}
     return Parts(
-        **{name: folder / f"{name}.jsonl" for name in FRACTIONS},
+        **{name: folder / f"{name}.jsonl" for name in (*FRACTIONS, "valid")},
         labelled_train=labelled.get("train"),
         labelled_dev=labelled.get("dev"),
         labelled_test=labelled.get("test"),

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechssl.errors import TrainingError
+from speechssl.errors import SpeechSSLError, TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,31 @@ def run_jobs(
     finally:
         _stop(list(running.values()))
     return codes
+
+
+class Interrupted(SpeechSSLError):
+    """The user or the system asked to stop; everything done so far is kept."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("stopped as asked; the same command goes on from here")
+        self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises `Interrupted` inside, so that running jobs are ended properly; main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def num_cores() -> int:

@@ -47,7 +47,9 @@ def write_page(
     embeddings: Path,
 ) -> Path:
     """Write `report.html` with everything the quickstart found."""
-    sections = [_overview(result, parts), data_section(parts.manifests())]
+    sections = [_overview(result, parts), data_section(parts.everything())]
+    if labelled := parts.labelled():
+        sections.append(data_section(labelled, title="Transcribed data for fine-tuning"))
     sections.append(curves_section(run_directory, title="Pre-training"))
     sections += pretraining_sections(run_directory, parts.dev)
     if result.errors:
@@ -73,7 +75,7 @@ def write_page(
 
 
 def _highlights(result: QuickstartResult, parts: Parts) -> list[Highlight]:
-    train = parts.manifests()["train (unlabelled)"]
+    train = parts.everything()["train"]
     cards = [Highlight(label="audio to pre-train on", value=f"{train.total_seconds / 60:.0f} min")]
     for arm, errors in result.errors.items():
         low, high = errors.wer_interval

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import SpeechSSLError
-from speechssl.manifest import Manifest
+from speechssl.manifest import Manifest, subset_manifest
 from speechssl.probe import ProbeConfig
 from speechssl.probe import run as run_probe
 from speechssl.quickstart.arms import Arm
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 BASELINES = ("log_mel", "random")
 _MOST_TEXTS = 40  # fewer different texts than that are keywords, which a pooled vector can tell apart
 _FEWEST_OF_A_CLASS = 4
+_MOST_TEST_SECONDS = 600.0
 
 
 def probe_encoders(config: QuickstartConfig, parts: Parts, arms: Sequence[Arm], folder: Path) -> Mapping[str, Any]:
@@ -25,12 +26,19 @@ def probe_encoders(config: QuickstartConfig, parts: Parts, arms: Sequence[Arm], 
 
     What was held out from pre-training is the test part; a probe that cannot be made is listed with the reason.
     """
-    labels, left_out = choose_labels(Manifest.load(parts.train), Manifest.load(parts.test))
+    train, test = Manifest.load(parts.train), Manifest.load(parts.test)
+    labels, left_out = choose_labels(train, test)
+    if config.audio is None:
+        labels = ["language"]  # the voice prompts have one voice a language, two of them the same
+    if test.total_seconds > _MOST_TEST_SECONDS:
+        test = subset_manifest(test, [_MOST_TEST_SECONDS], seed=config.seed)[0]
+    test_path = folder / "test.jsonl"
+    test.save(test_path)
     probes = []
     for label in labels:
         settings = ProbeConfig(
             manifest=parts.train,
-            test_manifest=parts.test,
+            test_manifest=test_path,
             label=label,
             representations=(*BASELINES, *(f"{arm.name}={arm.source}" for arm in arms if arm.source is not None)),
             num_train=config.probe_labels,
