@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +56,15 @@ def run(config: ProbeConfig, *, progress: Progress | None = None) -> ProbeResult
         train, test = manifest, Manifest.load(config.test_manifest)
     else:
         train, test = split(manifest, config)
-    encoders = {}
+    encoders: dict[str, SpeechEncoder] = {}
     for word in config.representations:
-        name, _, source = word.rpartition("=")
+        name, equals, source = word.partition("=")
+        if not equals or Path(word).exists():  # a path may hold the sign too
+            name = source = word
+        if name in encoders:
+            raise ConfigError(f"two representations are called {name!r}; name them apart as NAME=CHECKPOINT")
         if word not in BASELINES:
-            encoders[name or source] = load_encoder(source, device=resolve_device(config.device))
+            encoders[name] = load_encoder(source, device=resolve_device(config.device))
     baselines = [name for name in config.representations if name in BASELINES]
     result = probe(train, test, encoders, config=config, baselines=baselines, progress=progress)
     if config.output is not None:

@@ -251,7 +251,7 @@ def test_bf16_is_close_and_stored_as_float(config: EmbedConfig, tmp_path: Path) 
     ("values", "message"),
     [
         ({"layer": 9}, "layer must be between 0 and 2 for .*, but is 9"),
-        ({"device": "cuda:7"}, "device 'cuda:7' cannot be used"),
+        ({"device": "tpv"}, "device must be auto, cpu or cuda, but is 'tpv'"),
     ],
 )
 def test_wrong_settings_are_named(config: EmbedConfig, values: dict[str, object], message: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from speechssl import probe
 from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import AudioError, ConfigError
-from speechssl.manifest import Manifest
+from speechssl.manifest import Manifest, build_manifest
 from speechssl.probe import ProbeConfig, classify, features
 from speechssl.probe.classify import bootstrap_accuracies, choose, count_hits, draw_balanced, interval
 from speechssl.probe.features import encoder_vectors, feature_vectors, pool_frames, segments
@@ -306,3 +306,23 @@ def test_inputs_that_do_not_fit_are_named(manifest: Manifest, encoder: SpeechEnc
     )
     with pytest.raises(AudioError, match=r"too few recordings are left to probe for 'tone'.*gone\d\.wav"):
         probe.probe(gone.take([0, 1]), gone.take([2, 3]), {}, config=config(), baselines=["log_mel"])
+
+
+def test_name_that_is_given_twice_is_refused(manifest: Manifest, encoder: SpeechEncoder, tmp_path: Path) -> None:
+    manifest.save(tmp_path / "all.jsonl")
+    encoder.save(tmp_path / "a=b")
+    words = (str(tmp_path / "a=b"), f"x={tmp_path / 'a=b'}", f"x={tmp_path / 'a=b'}")
+    with pytest.raises(ConfigError, match="two representations are called 'x'"):
+        probe.run(config(manifest=tmp_path / "all.jsonl", representations=words))
+
+
+@pytest.mark.corpora
+def test_voices_of_spoken_digits_are_told_apart_by_log_mel_energies(corpora: Path) -> None:
+    manifest = build_manifest(corpora / "fsdd").manifest
+    takes = np.array(
+        [int(Path(name).stem.rpartition("_")[2]) for name in manifest.column("audio_filepath").to_pylist()]
+    )
+    train, test = manifest.filter((takes >= 5) & (takes < 7)), manifest.filter(takes == 0)
+    settings = config(label="speaker", num_seeds=1, num_train=60, pool="mean")
+    result = probe.probe(train, test, {}, config=settings, baselines=["log_mel"])
+    assert result.num_classes == 6 and result.num_test == 60 and result.score("log_mel").accuracy > 0.9
