@@ -327,9 +327,9 @@ def _exp(value: float) -> float:
 SYMPTOMS = (
     Symptom(kind="skipped_update", check=skipped_update, severity="note", grace=0.0, patience=0.0),
     Symptom(kind="non_finite", check=non_finite, severity="fatal", grace=0.0, patience=0.0),
+    Symptom(kind="latent_collapse", check=latent_collapse, grace=0.25),
     Symptom(kind="contrastive_collapse", check=contrastive_collapse, grace=0.25),
     Symptom(kind="code_collapse", check=code_collapse),
-    Symptom(kind="latent_collapse", check=latent_collapse),
     Symptom(kind="accuracy_at_chance", check=accuracy_at_chance),
     Symptom(kind="gradient_explosion", check=gradient_explosion, grace=0.25, patience=0.1),
     Symptom(kind="vanishing_gradient", check=vanishing_gradient, grace=0.25),
