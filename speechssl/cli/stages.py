@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechssl.cli.options import stage_config
 from speechssl.cli.output import Cell, clock, log_to_stderr, percent, percent_interval, progress_bar, say, table
+from speechssl.errors import SpeechSSLError
 
 if TYPE_CHECKING:
     from speechssl.quickstart import QuickstartConfig, QuickstartResult
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 logger = logging.getLogger(__name__)
+
+NO_REPORT = "--no_report"
 
 EXAMPLES = {
     "quickstart": "speechssl quickstart\n"
@@ -65,26 +68,33 @@ def pretrain(words: list[str]) -> int:
     """Train an encoder on unlabelled audio."""
     from speechssl.pretrain import PretrainConfig, run
 
-    config = _config("pretrain", PretrainConfig, words, "Train an encoder on unlabelled audio; resumes by itself.")
+    words, with_report = _take_flag(words, NO_REPORT)
+    summary = (
+        f"Train an encoder on unlabelled audio; resumes by itself. Ends with report.html, without it by {NO_REPORT}."
+    )
+    config = _config("pretrain", PretrainConfig, words, summary)
     if config is None:
         return 0
     result = run(config)
     _show_training("pre-training", result.run_directory, result.training, len(result.left_out))
-    return _finish_training(result.run_directory, result.training)
+    return _finish_training(result.run_directory, result.training, with_report=with_report)
 
 
 def finetune(words: list[str]) -> int:
     """Train a recogniser on transcribed audio."""
     from speechssl.finetune import FinetuneConfig, run
 
-    config = _config(
-        "finetune", FinetuneConfig, words, "Train a recogniser with CTC on transcribed audio; resumes by itself."
+    words, with_report = _take_flag(words, NO_REPORT)
+    summary = (
+        "Train a recogniser with CTC on transcribed audio; resumes by itself. Ends with report.html, without it by"
+        f" {NO_REPORT}."
     )
+    config = _config("finetune", FinetuneConfig, words, summary)
     if config is None:
         return 0
     result = run(config)
     _show_training("fine-tuning", result.directory, result.training, len(result.left_out))
-    return _finish_training(result.directory, result.training)
+    return _finish_training(result.directory, result.training, with_report=with_report)
 
 
 def evaluate(words: list[str]) -> int:
@@ -207,11 +217,23 @@ def _show_training(what: str, run: Path, training: "TrainingResult", num_left_ou
         say(f"stopped early: {training.stopped_because.replace('_', ' ')}; {run}")
 
 
-def _finish_training(run: Path, training: "TrainingResult") -> int:
-    """Exit code; a finished run gets its page, for which a failure is no reason to fail the run."""
+def _finish_training(run: Path, training: "TrainingResult", *, with_report: bool) -> int:
+    """Exit code; a run that came to its end gets its page, whose failure is no reason to fail the run."""
     if training.stopped_because == "signal":
         return 128 + (training.signal_number or 2)
+    if with_report:
+        from speechssl.run_report import report_run
+
+        try:
+            say(f"report: {report_run(run)}")
+        except (SpeechSSLError, OSError) as error:
+            logger.warning("no report: %s", error)
     return 0
+
+
+def _take_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
+    """The words without `flag`, and whether it was absent."""
+    return [word for word in words if word != flag], flag not in words
 
 
 def _show_quickstart(config: "QuickstartConfig", result: "QuickstartResult") -> None:

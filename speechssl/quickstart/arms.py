@@ -84,7 +84,9 @@ def sweep(config: QuickstartConfig, arms: Sequence[Arm], parts: Parts, folder: P
         write_yaml(trial, path)
         name = f"{arm.name}, learning rate {rate:g}"
         log = folder / f"{trial.run_directory.name}.log"
-        jobs.append(Job(name=name, words=("finetune", "--config", str(path)), log=log, status=_Status(trial)))
+        jobs.append(
+            Job(name=name, words=("finetune", "--config", str(path), "--no_report"), log=log, status=_Status(trial))
+        )
     num_parallel = config.jobs or num_cores()
     logger.info("%d fine-tunings, %d at a time", len(jobs), min(num_parallel, len(jobs)))
     codes = run_jobs(jobs, num_parallel=num_parallel, num_threads=max(1, num_cores() // num_parallel))
