@@ -104,7 +104,7 @@ def _model(source: str) -> dict[str, Any]:
         "directory": str(directory),
         "kind": config.get("model_type", "encoder"),
         "parameters of the encoder": sum(parameter.numel() for parameter in encoder.parameters()),
-        "size in MB": round(sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6, 2),
+        "size in MB": round((Path(directory) / "model.safetensors").stat().st_size / 1e6, 2),
         "frames a second": encoder.config.frame_rate,
         **{name: value for name, value in config.items() if name != "model_type"},
     }
