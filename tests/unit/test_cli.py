@@ -142,7 +142,7 @@ def test_wrong_input_ends_with_one_clear_line_and_code_2(words: list[str], messa
     [
         ("preset: tiny\ntraining:\n\tmax_steps: 3\n", "tab"),
         ("preset: tiny\ntraining:\n  max_stpes: 3\n", "'training.max_stpes'; did you mean 'training.max_steps'?"),
-        ("manifests: [a]\nrun_directory: x\ntraining:\n  max_steps: soon\n", "training.max_steps: must be a whole number"),
+        ("manifests: [a]\nrun_directory: x\ntraining:\n  max_steps: soon\n", "training.max_steps: must be a whole"),
         ("preset: huge\nmanifests: [a]\nrun_directory: x\n", "preset must be one of tiny, small, base, large"),
         ("- a\n- b\n", "must hold 'key: value' lines"),
     ],
