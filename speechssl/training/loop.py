@@ -294,4 +294,3 @@ def _compile(task: Task) -> None:
         logger.warning("compile is set, but this task cannot be compiled; training goes on without it")
     else:
         compile_task()
-

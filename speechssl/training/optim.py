@@ -169,9 +169,7 @@ def load_optimizer_tensors(
         optimizer.state[parameter][kind] = tensor.to(parameter.device)
 
 
-def _named(
-    optimizer: torch.optim.Optimizer, modules: Mapping[str, nn.Module]
-) -> Iterable[tuple[nn.Parameter, str]]:
+def _named(optimizer: torch.optim.Optimizer, modules: Mapping[str, nn.Module]) -> Iterable[tuple[nn.Parameter, str]]:
     names = parameter_names(modules)
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -201,9 +201,7 @@ def collapsing(toy: ModuleType) -> Any:
     return Collapsing()
 
 
-def test_a_problem_warns_or_stops_as_told(
-    toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_problem_warns_or_stops_as_told(toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = {**SHORT, "max_steps": 20, "log_interval": 1}
     monitor = {"grace_steps": 2, "patience_steps": 3}
     with caplog.at_level(logging.WARNING):
@@ -269,9 +267,7 @@ def test_tensorboard_shows_no_point_twice_after_a_resume(toy: ModuleType, tmp_pa
         assert event.value == pytest.approx(logged[event.step])
 
 
-def test_progress_falls_back_to_log_lines(
-    toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_progress_falls_back_to_log_lines(toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="speechssl"):
         toy.run(tmp_path, **SHORT)
     line = next(message for message in caplog.messages if message.startswith("toy: step 4/6"))

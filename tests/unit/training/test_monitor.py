@@ -66,9 +66,7 @@ def test_a_noisy_spike_is_left_alone() -> None:
 
 
 def test_code_collapse() -> None:
-    diagnosis = only(
-        run(changed(1000, code_perplexity=lambda s: 2.1, code_usage=lambda s: 2.1 / 320)), "code_collapse"
-    )
+    diagnosis = only(run(changed(1000, code_perplexity=lambda s: 2.1, code_usage=lambda s: 2.1 / 320)), "code_collapse")
     assert diagnosis.step == 350  # 300 of grace, then 50 in a row
     assert "code perplexity 2.10 of 320" in diagnosis.message
     assert "Raise diversity_weight" in diagnosis.message
