@@ -343,12 +343,14 @@ def test_metrics_are_detached_and_within_their_ranges() -> None:
     output = objective(encoder, make_batch(), step=0, generator=torch.Generator().manual_seed(0))
     metrics = output.metrics
     assert set(metrics) == {
-        "contrastive_loss", "diversity_loss", "feature_penalty", "accuracy", "code_perplexity", "prob_perplexity",
-        "code_usage", "temperature", "latent_std",
+        "contrastive_loss", "diversity_loss", "feature_penalty", "accuracy", "chance_accuracy", "code_perplexity",
+        "prob_perplexity", "code_usage", "temperature", "latent_std", "chance_accuracy",
     }  # fmt: skip
+    assert float(metrics["chance_accuracy"]) == pytest.approx(1 / (1 + objective.config.num_distractors))
     assert not any(value.requires_grad for value in metrics.values())
     assert output.loss.requires_grad
     assert 0 <= float(metrics["accuracy"]) <= 1
+    assert float(metrics["chance_accuracy"]) == pytest.approx(1 / (1 + K))
     assert 1 <= float(metrics["code_perplexity"]) <= V + 1e-4 and 1 <= float(metrics["prob_perplexity"]) <= V + 1e-4
     assert float(metrics["code_usage"]) == pytest.approx(float(metrics["code_perplexity"]) / V)
     assert float(metrics["latent_std"]) > 0.1
