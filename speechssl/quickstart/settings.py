@@ -44,7 +44,7 @@ class QuickstartConfig:
     pretrain_steps: int | None = None
     finetune_steps: int | None = None
     scratch_learning_rates: tuple[float, ...] = (1e-3, 2e-3)
-    pretrained_learning_rates: tuple[float, ...] = (5e-4, 1e-3)
+    pretrained_learning_rates: tuple[float, ...] = (1e-3, 2e-3)
     probe_labels: int = 50
     jobs: int | None = None
     seed: int = 1

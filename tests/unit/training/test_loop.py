@@ -207,13 +207,13 @@ def test_a_problem_warns_or_stops_as_told(toy: ModuleType, tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         result = toy.run(tmp_path / "warn", task=collapsing(toy), monitor=monitor, **settings)
     assert [diagnosis.kind for diagnosis in result.diagnoses] == ["latent_collapse"]
-    assert "step 5, latent collapse: the latents have collapsed" in caplog.text
+    assert "step 4, latent collapse: the latents have collapsed" in caplog.text
     event = events(tmp_path / "warn")[0]
-    assert (event["event"], event["kind"], event["step"]) == ("diagnosis", "latent_collapse", 5)
+    assert (event["event"], event["kind"], event["step"]) == ("diagnosis", "latent_collapse", 4)
     directory = tmp_path / "stop"
-    with pytest.raises(TrainingError, match="training stopped after step 5: the latents have collapsed"):
+    with pytest.raises(TrainingError, match="training stopped after step 4: the latents have collapsed"):
         toy.run(directory, task=collapsing(toy), monitor={**monitor, "action": "stop"}, **settings)
-    with pytest.raises(TrainingError, match=r"the monitor stopped this run after step 5.*set monitor.action=warn"):
+    with pytest.raises(TrainingError, match=r"the monitor stopped this run after step 4.*set monitor.action=warn"):
         toy.run(directory, task=collapsing(toy), monitor={**monitor, "action": "stop"}, **settings)
     assert toy.run(directory, task=collapsing(toy), monitor=monitor, **settings).steps == 20
 
