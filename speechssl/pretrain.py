@@ -107,7 +107,6 @@ class PretrainTask:
         self._valid = valid
         self._valid_batch_seconds = valid_batch_seconds
         self._seed = seed
-        self._compute = self._plain
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -143,11 +142,12 @@ class PretrainTask:
 
     def loss(self, batch: AudioBatch, *, step: int, generator: torch.Generator) -> ObjectiveOutput:
         """The objective's loss."""
-        return self._compute(batch, step, self._on_device(generator))
-
-    def _plain(self, batch: AudioBatch, step: int, generator: torch.Generator) -> ObjectiveOutput:
-        output: ObjectiveOutput = self.objective(self.encoder, batch, step=step, generator=generator)
+        output: ObjectiveOutput = self.objective(self.encoder, batch, step=step, generator=self._on_device(generator))
         return output
+
+    def compile(self) -> None:
+        """Compile the transformer, where the time goes; the numbers of masked frames vary too much for the rest."""
+        self.encoder.context_encoder.compile(dynamic=True)
 
     def _on_device(self, generator: torch.Generator) -> torch.Generator:
         device = self.encoder.device

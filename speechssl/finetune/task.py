@@ -169,6 +169,10 @@ class CtcTask:
             )
         return {name: value.to(self.model.device, non_blocking=True) for name, value in masks.items()}
 
+    def compile(self) -> None:
+        """Compile the transformer, where the time goes."""
+        self.model.encoder.context_encoder.compile(dynamic=True)
+
     def after_update(self, step: int) -> None:
         """Nothing to do."""
 
