@@ -81,7 +81,9 @@ def _highlights(result: QuickstartResult, parts: Parts) -> list[Highlight]:
         low, high = errors.wer_interval
         cards.append(
             Highlight(
-                label=f"WER, {arm}", value=f"{100 * errors.wer:.1f} %", note=f"{100 * low:.1f} – {100 * high:.1f} %"
+                label=f"WER, {arm}",
+                value=f"{100 * errors.wer:.1f} %",
+                note=f"{100 * low:.1f} – {100 * high:.1f} %; CER {100 * errors.cer:.1f} %",
             )
         )
     return cards
