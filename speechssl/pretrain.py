@@ -147,7 +147,7 @@ class PretrainTask:
 
     def compile(self) -> None:
         """Compile the transformer, where the time goes; the numbers of masked frames vary too much for the rest."""
-        self.encoder.context_encoder.compile(dynamic=True)
+        self.encoder.context_encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
 
     def _on_device(self, generator: torch.Generator) -> torch.Generator:
         device = self.encoder.device

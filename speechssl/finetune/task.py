@@ -171,7 +171,7 @@ class CtcTask:
 
     def compile(self) -> None:
         """Compile the transformer, where the time goes."""
-        self.model.encoder.context_encoder.compile(dynamic=True)
+        self.model.encoder.context_encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
 
     def after_update(self, step: int) -> None:
         """Nothing to do."""
