@@ -146,8 +146,8 @@ class PretrainTask:
         return output
 
     def compile(self) -> None:
-        """Compile the transformer, where the time goes; the numbers of masked frames vary too much for the rest."""
-        self.encoder.context_encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
+        """Compile what profits with lengths that change from batch to batch."""
+        self.encoder.context_encoder.compile_feed_forward()
 
     def _on_device(self, generator: torch.Generator) -> torch.Generator:
         device = self.encoder.device

@@ -170,8 +170,8 @@ class CtcTask:
         return {name: value.to(self.model.device, non_blocking=True) for name, value in masks.items()}
 
     def compile(self) -> None:
-        """Compile the transformer, where the time goes."""
-        self.model.encoder.context_encoder.compile(dynamic=True)  # type: ignore[no-untyped-call]
+        """Compile what profits with lengths that change from batch to batch."""
+        self.model.encoder.context_encoder.compile_feed_forward()
 
     def after_update(self, step: int) -> None:
         """Nothing to do."""

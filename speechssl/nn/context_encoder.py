@@ -162,6 +162,16 @@ class ContextEncoder(nn.Module):
             x = self.norm(x)
         return x, outputs if layers else None
 
+    def compile_feed_forward(self) -> None:
+        """Compile the feed-forward parts, in place.
+
+        Attention is left out: with changing lengths, torch 2.9 compiles `scaled_dot_product_attention` on the CPU into
+        code that fails on the next length.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, TransformerLayer)
+            layer.feed_forward.compile(dynamic=True)  # type: ignore[no-untyped-call]
+
     def _skips_layer(self) -> bool:
         # drawn on the CPU, so that skipping never waits for a device
         return self.training and self.layer_drop > 0 and torch.rand(()).item() < self.layer_drop
