@@ -14,8 +14,9 @@ import pytest
 import soundfile
 
 from speechssl.cli import COMMANDS, main
-from speechssl.cli.manifests import EXAMPLES as MANIFEST_EXAMPLES
-from speechssl.cli.manifests import SUBCOMMANDS, SplitOptions, SubsetOptions
+from speechssl.cli.manifests.registry import SUBCOMMANDS
+from speechssl.cli.manifests.split import SplitOptions
+from speechssl.cli.manifests.subset import SubsetOptions
 from speechssl.cli.options import nearest_option, stage_config
 from speechssl.cli.stages import EXAMPLES
 from speechssl.errors import ConfigError
@@ -86,7 +87,7 @@ def test_help_of_every_manifest_command_shows_an_example(subcommand: str, run: R
 def test_options_in_examples_exist(run: Run) -> None:
     """Every `--option` of every example is among the options that the help lists."""
     pages: dict[str, str] = {}
-    for command, example in [*EXAMPLES.items(), *((f"manifest {k}", v) for k, v in MANIFEST_EXAMPLES.items())]:
+    for command, example in [*EXAMPLES.items(), *((f"manifest {k}", v.example) for k, v in SUBCOMMANDS.items())]:
         if command == "probe":
             pytest.importorskip("speechssl.probe")
         for option in re.findall(r"--([\w.]+)", example):

@@ -1,0 +1,68 @@
+"""Where a recording's bytes lie: a file, or a range of bytes of an archive.
+
+A path is that of a file, or `ARCHIVE:START:NUM_BYTES` for a member of an uncompressed archive such as a tar shard
+(fairseq's and fairseq2's notation).
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from speechssl.audio.recording import RecordingError
+
+_RANGE = re.compile(r"(?P<file>.+):(?P<start>\d+):(?P<num_bytes>\d+)\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """`file` is a path; `start` and `num_bytes` are a range within it, None for the whole."""
+
+    file: str
+    start: int | None = None
+    num_bytes: int | None = None
+
+
+def locate(path: str) -> Location:
+    """Take a path apart."""
+    found = _RANGE.match(path)
+    if found is None:
+        return Location(file=path)
+    return Location(file=found["file"], start=int(found["start"]), num_bytes=int(found["num_bytes"]))
+
+
+def open_input(path: str) -> str | BinaryIO:
+    """What a decoder can open: the path itself of a plain file, else the bytes as a file object."""
+    location = locate(path)
+    if location.start is None or location.num_bytes is None:
+        check_openable(path)
+        return path
+    with open(location.file, "rb") as file:
+        file.seek(location.start)
+        content = file.read(location.num_bytes)
+    return io.BytesIO(content)
+
+
+def check_openable(path: str) -> None:
+    """Say plainly what the operating system objects to; libsndfile only says `System error`."""
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except FileNotFoundError:
+        raise RecordingError(
+            f"{path}: no such file; check the path, relative ones are relative to the manifest", "missing"
+        ) from None
+    except PermissionError:
+        raise RecordingError(
+            f"{path}: permission denied; make the file readable for this user (chmod +r)", "unreadable"
+        ) from None
+    except IsADirectoryError:
+        raise RecordingError(
+            f"{path}: is a folder, not a recording; use `speechssl manifest build` on folders", "unreadable"
+        ) from None
+    except OSError as error:
+        raise RecordingError(
+            f"{path}: cannot be opened ({error.strerror or error}); check the disk", "unreadable"
+        ) from None
+    if empty:
+        raise RecordingError(f"{path}: is empty (0 bytes); replace or remove it", "empty")

@@ -1,0 +1,71 @@
+"""What a recording is to the rest of the package: its facts, its waveform, its damage.
+
+Shapes: S samples.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from speechssl.errors import AudioError
+from speechssl.lengths import seconds_to_samples
+
+SPAN_TOLERANCE_SECONDS = 0.05
+"""How far a span may reach past the end of its recording: rounded durations and codec padding, no more."""
+
+Waveform = npt.NDArray[np.float32]
+Damage = Literal["missing", "unreadable", "truncated", "empty", "non_finite", "span"]
+
+
+class RecordingError(AudioError):
+    """An `AudioError` that also says in one word what is wrong: `kind`."""
+
+    def __init__(self, message: str, kind: Damage) -> None:
+        super().__init__(message)
+        self.kind: Damage = kind
+
+    def __reduce__(self) -> tuple[type, tuple[str, Damage]]:
+        return RecordingError, (str(self), self.kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioInfo:
+    """What a file holds: `sample_rate` in Hz, `num_samples` per channel, `format` as the library names it."""
+
+    sample_rate: int
+    num_samples: int
+    num_channels: int
+    format: str
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.num_samples / self.sample_rate
+
+
+def locate_span(
+    path: str, offset: float, duration: float | None, *, num_samples: int, sample_rate: int
+) -> tuple[int, int]:
+    """First sample and number of samples of a span within a recording of `num_samples`."""
+    if num_samples <= 0:
+        raise RecordingError(f"{path}: holds no samples (empty or cut off); replace or remove it", "empty")
+    start = seconds_to_samples(offset, sample_rate)
+    if start >= num_samples:
+        raise RecordingError(
+            f"{path}: the span starts at {offset:.3f} s but the recording is {num_samples / sample_rate:.3f} s long;"
+            " correct the manifest's offset",
+            "span",
+        )
+    if duration is None:
+        return start, num_samples - start
+    count = max(1, seconds_to_samples(duration, sample_rate))
+    missing = start + count - num_samples
+    if missing > SPAN_TOLERANCE_SECONDS * sample_rate:
+        raise RecordingError(
+            f"{path}: the span ends at {offset + duration:.3f} s but the recording is"
+            f" {num_samples / sample_rate:.3f} s long; it is truncated, or the manifest's duration is wrong",
+            "span",
+        )
+    return start, min(count, num_samples - start)

@@ -1,0 +1,52 @@
+"""`speechssl manifest build`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechssl.cli.manifests.registry import parse
+from speechssl.cli.output import progress_bar, say
+from speechssl.manifest import build_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Options of `speechssl manifest build`.
+
+    Attributes:
+        source: a folder of recordings, or the name of a corpus card (see `speechssl manifest list`).
+        output: the manifest to write, .jsonl or .parquet.
+        root: where the corpus lies; with a card's name only.
+        transcripts: TSV or CSV of texts (path, text, and optionally speaker, language); by default a
+            transcripts.tsv in the folder, else a .txt beside each recording.
+        language: language code that is written into every row that has none.
+        num_workers: threads that read the recordings' headers; as many as there are cores when null.
+        json: print the result as JSON.
+    """
+
+    source: str
+    output: Path
+    root: Path | None = None
+    transcripts: Path | None = None
+    language: str | None = None
+    num_workers: int | None = None
+    json: bool = False
+
+
+def run(words: list[str]) -> int:
+    """Parse, call, print."""
+    options: BuildOptions | None = parse("build", BuildOptions, words, ("source",))
+    if options is None:
+        return 0
+    with progress_bar("reading headers") as progress:
+        result = build_manifest(
+            options.source,
+            output=options.output,
+            root=options.root,
+            transcripts=options.transcripts,
+            language=options.language,
+            num_workers=options.num_workers,
+            progress=progress,
+        )
+    say(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if options.json else result.summary())
+    return 0

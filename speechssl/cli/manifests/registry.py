@@ -1,0 +1,73 @@
+"""The subcommands of `speechssl manifest`: what each is for and how it is called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from speechssl.cli.options import stage_config
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """`module` of this package has `run(words) -> exit code`; `example` holds command lines that work, one a line."""
+
+    module: str
+    summary: str
+    example: str
+
+
+SUBCOMMANDS = {
+    "build": Subcommand(
+        "build",
+        "make a manifest of a folder of audio or of a known corpus",
+        "speechssl manifest build recordings/ --output recordings.jsonl\n"
+        "speechssl manifest build librispeech --root LibriSpeech/ --output librispeech.parquet",
+    ),
+    "validate": Subcommand(
+        "validate",
+        "find everything that is wrong with a manifest and its recordings; exit code 1 if anything is",
+        "speechssl manifest validate recordings.jsonl --audio\n"
+        "speechssl manifest validate recordings.jsonl --audio --quarantine bad.jsonl --output clean.jsonl",
+    ),
+    "stats": Subcommand(
+        "stats",
+        "hours, speakers, languages and lengths",
+        "speechssl manifest stats recordings.jsonl",
+    ),
+    "split": Subcommand(
+        "split",
+        "divide without leaks: no speaker, recording or text on two sides",
+        "speechssl manifest split recordings.jsonl --output parts/ --parts.train 0.9 --parts.test 0.1"
+        " --by speaker text",
+    ),
+    "subset": Subcommand(
+        "subset",
+        "nested subsets of given minutes or hours",
+        "speechssl manifest subset train.jsonl --output subsets/ --minutes 10 60",
+    ),
+    "convert": Subcommand(
+        "convert",
+        "JSON Lines to Parquet, or back",
+        "speechssl manifest convert recordings.jsonl recordings.parquet",
+    ),
+    "list": Subcommand(
+        "list_cards",
+        "the corpora that `build` knows by name",
+        "speechssl manifest list\nspeechssl manifest list librispeech",
+    ),
+}
+
+
+def parse(name: str, options: type[Options], words: Sequence[str], positionals: Sequence[str]) -> Options | None:
+    """The options that `words` give, or None where they asked for help."""
+    subcommand = SUBCOMMANDS[name]
+    return stage_config(
+        f"manifest {name}",
+        options,
+        words,
+        example=subcommand.example,
+        summary=subcommand.summary[0].upper() + subcommand.summary[1:] + ".",
+        positionals=positionals,
+    )

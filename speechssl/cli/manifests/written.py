@@ -1,0 +1,18 @@
+"""What a command that writes several manifests says of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from speechssl.cli.output import Cell, clock, percent, table
+from speechssl.manifest import Manifest
+
+
+def save_all(parts: Mapping[str, Manifest], folder: Path) -> None:
+    """Save each part as `folder/NAME.jsonl` and print a table of them."""
+    total = sum(part.total_seconds for part in parts.values())
+    rows: list[tuple[Cell, ...]] = []
+    for name, part in parts.items():
+        path = folder / f"{name}.jsonl"
+        part.save(path)
+        rows.append((str(path), len(part), clock(part.total_seconds), percent(part.total_seconds / max(total, 1e-9))))
+    table("written", ("manifest", "utterances", "audio", "share"), rows)
