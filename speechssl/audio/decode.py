@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.audio.files import check_openable
+from speechssl.audio.files import Source, opened, read_head
 from speechssl.audio.media import MEDIA_EXTENSIONS, is_media, probe_media, read_media
 from speechssl.audio.recording import AudioInfo, RecordingError, Waveform, locate_span
 from speechssl.audio.resampling import resample
@@ -30,13 +30,13 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
         AudioError: missing, unreadable, truncated as far as the header shows, or empty.
     """
     path = os.fspath(path)
-    check_openable(path)
-    if is_media(path):
-        return probe_media(path)
-    with _open_soundfile(path) as file:
-        info = AudioInfo(
-            sample_rate=file.samplerate, num_samples=file.frames, num_channels=file.channels, format=file.format
-        )
+    with opened(path) as source:
+        if is_media(path, source):
+            return probe_media(path, source)
+        with _open_soundfile(path, source) as file:
+            info = AudioInfo(
+                sample_rate=file.samplerate, num_samples=file.frames, num_channels=file.channels, format=file.format
+            )
     if info.num_samples <= 0:
         raise RecordingError(
             f"{path}: holds no samples (an empty or cut-off {info.format} file); replace or remove it", "empty"
@@ -66,13 +66,13 @@ def read(
         AudioError: missing, unreadable, truncated, empty, non-finite, or the span lies outside of the recording.
     """
     path = os.fspath(path)
-    check_openable(path)
     if offset < 0 or (duration is not None and duration <= 0):
         raise RecordingError(
             f"{path}: span of {duration} s at {offset} s is not a span; need offset >= 0 and duration > 0", "span"
         )
-    decode = read_media if is_media(path) else _read_soundfile
-    samples, file_rate = decode(path, offset, duration)
+    with opened(path) as source:
+        decode = read_media if is_media(path, source) else _read_soundfile
+        samples, file_rate = decode(path, source, offset, duration)
     if samples.shape[0] == 0:
         raise RecordingError(f"{path}: holds no samples; replace or remove it", "empty")
     waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
@@ -97,9 +97,9 @@ def read_utterance(utterance: Utterance, sample_rate: int) -> Waveform:
     return read(utterance.audio_filepath, sample_rate=sample_rate, offset=utterance.offset, duration=duration)
 
 
-def _read_soundfile(path: str, offset: float, duration: float | None) -> tuple[Waveform, int]:
+def _read_soundfile(path: str, source: Source, offset: float, duration: float | None) -> tuple[Waveform, int]:
     """Samples f32 `[S, channels]` of the span, and the file's rate."""
-    with _open_soundfile(path) as file:
+    with _open_soundfile(path, source) as file:
         start, count = locate_span(path, offset, duration, num_samples=file.frames, sample_rate=file.samplerate)
         if start:
             file.seek(start)
@@ -115,17 +115,17 @@ def _read_soundfile(path: str, offset: float, duration: float | None) -> tuple[W
 
 
 @contextmanager
-def _open_soundfile(path: str) -> Iterator[Any]:
-    """A `soundfile.SoundFile`; its errors, in opening or later, become `AudioError`."""
+def _open_soundfile(path: str, source: Source) -> Iterator[Any]:
+    """A `soundfile.SoundFile` of `source`; its errors, in opening or later, become `AudioError` and name `path`."""
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(source) as file:
             if "should be" in file.extra_info and file.format.startswith(("WAV", "RF64", "AIFF")):
                 _check_chunk_sizes(path, file.extra_info)
             yield file
     except soundfile.SoundFileError as error:
-        raise _soundfile_error(path, str(error)) from None
+        raise _soundfile_error(path, source, str(error)) from None
 
 
 def _check_chunk_sizes(path: str, log: str) -> None:
@@ -146,15 +146,14 @@ def _check_chunk_sizes(path: str, log: str) -> None:
             )
 
 
-def _soundfile_error(path: str, message: str) -> RecordingError:
+def _soundfile_error(path: str, source: Source, message: str) -> RecordingError:
     """What libsndfile's message means for the user."""
     reason = message.split(": ")[-1].strip().rstrip(".")
     if "lost sync" in reason or "malformed" in reason or "psf" in reason.lower():
         text = f"{path}: truncated or damaged ({reason}); copy the file again or leave it out"
         return RecordingError(text, "truncated")
     if "not recognised" in reason or "unknown format" in reason.lower():
-        with open(path, "rb") as file:
-            head = file.read(64)
+        head = read_head(source, 64)
         looks_like_text = all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head)
         what = "is text, not audio" if looks_like_text else "is not a recording that soundfile knows"
         text = f"{path}: {what}, whatever its name says; convert it to wav or flac, or remove it"

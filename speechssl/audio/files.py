@@ -5,11 +5,17 @@ A path is that of a file, or `ARCHIVE:START:NUM_BYTES` for a member of an uncomp
 """
 
 import io
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from speechssl.audio.recording import RecordingError
+
+Source = str | BinaryIO
+"""What a decoder opens: the path of a plain file, or a seekable binary file object."""
 
 _RANGE = re.compile(r"(?P<file>.+):(?P<start>\d+):(?P<num_bytes>\d+)\Z", re.DOTALL)
 
@@ -31,7 +37,42 @@ def locate(path: str) -> Location:
     return Location(file=found["file"], start=int(found["start"]), num_bytes=int(found["num_bytes"]))
 
 
-def open_input(path: str) -> str | BinaryIO:
+@contextmanager
+def opened(path: str) -> Iterator[Source]:
+    """`open_input` for a `with` statement; a file object is closed at its end.
+
+    Raises:
+        RecordingError: missing, unreadable, truncated or empty; names `path`.
+    """
+    source = open_input(path)
+    try:
+        yield source
+    finally:
+        if not isinstance(source, str):
+            source.close()
+
+
+def read_head(source: Source, count: int) -> bytes:
+    """The first `count` bytes, or fewer where there are no more; a file object is left at its start."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            return file.read(count)
+    source.seek(0)
+    head = source.read(count)
+    source.seek(0)
+    return head
+
+
+def num_bytes(source: Source) -> int:
+    """Size of the whole; a file object is left at its start."""
+    if isinstance(source, str):
+        return os.path.getsize(source)
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    return size
+
+
+def open_input(path: str) -> Source:
     """What a decoder can open: the path itself of a plain file, else the bytes as a file object."""
     location = locate(path)
     if location.start is None or location.num_bytes is None:

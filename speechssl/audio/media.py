@@ -11,22 +11,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from speechssl.audio.files import Source, num_bytes, read_head
 from speechssl.audio.recording import AudioInfo, RecordingError, Waveform, locate_span
 from speechssl.lengths import seconds_to_samples
 
 MEDIA_EXTENSIONS = frozenset({".g722", ".m4a", ".mp4", ".webm", ".aac"})
 
 
-def is_media(path: str) -> bool:
-    """Whether the name is one for PyAV."""
-    return os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS
+def is_media(path: str, source: Source) -> bool:
+    """Whether it is for PyAV: by the name, and by the first bytes where the name tells nothing, as in an archive.
+
+    Raw g722 has no header and is known by its name alone.
+    """
+    if os.path.splitext(path)[1].lower() in MEDIA_EXTENSIONS:
+        return True
+    if isinstance(source, str):
+        return False
+    head = read_head(source, 12)
+    is_adts = len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0  # AAC's frame header; mp3 has layer bits
+    return head[4:8] == b"ftyp" or head.startswith(b"\x1a\x45\xdf\xa3") or is_adts
 
 
-def probe_media(path: str) -> AudioInfo:
+def probe_media(path: str, source: Source) -> AudioInfo:
     """Facts of a media file; where the header is not dependable it is decoded to be counted."""
     if path.lower().endswith(".g722"):  # 64 kbit/s: every byte holds two samples at 16 kHz
-        return AudioInfo(sample_rate=16000, num_samples=2 * os.path.getsize(path), num_channels=1, format="G722")
-    with _open_media(path) as container:
+        return AudioInfo(sample_rate=16000, num_samples=2 * num_bytes(source), num_channels=1, format="G722")
+    with _open_media(path, source) as container:
         stream = container.streams.audio[0]
         num_samples = sum(frame.samples for frame in container.decode(stream))
         info = AudioInfo(
@@ -40,11 +50,11 @@ def probe_media(path: str) -> AudioInfo:
     return info
 
 
-def read_media(path: str, offset: float, duration: float | None) -> tuple[Waveform, int]:
+def read_media(path: str, source: Source, offset: float, duration: float | None) -> tuple[Waveform, int]:
     """Samples f32 `[S, channels]` of the span, and the file's rate. Decodes from the start: seeking is inexact."""
     pieces: list[npt.NDArray[Any]] = []
     num_samples = 0
-    with _open_media(path) as container:
+    with _open_media(path, source) as container:
         stream = container.streams.audio[0]
         sample_rate = int(stream.rate)
         stop = None
@@ -63,8 +73,8 @@ def read_media(path: str, offset: float, duration: float | None) -> tuple[Wavefo
 
 
 @contextmanager
-def _open_media(path: str) -> Iterator[Any]:
-    """A PyAV container with an audio stream; its errors become `AudioError`."""
+def _open_media(path: str, source: Source) -> Iterator[Any]:
+    """A PyAV container with an audio stream; its errors become `AudioError` and name `path`."""
     try:
         import av
     except ImportError:
@@ -73,7 +83,7 @@ def _open_media(path: str) -> Iterator[Any]:
         ) from None
     try:
         is_g722 = path.lower().endswith(".g722")  # a raw stream without a header: FFmpeg must be told
-        with av.open(path, format="g722" if is_g722 else None) as container:
+        with av.open(source, format="g722" if is_g722 else None) as container:
             if not container.streams.audio:
                 raise RecordingError(f"{path}: holds no audio stream; remove it", "unreadable")
             yield container
