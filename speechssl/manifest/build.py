@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from speechssl.audio import AUDIO_EXTENSIONS, AudioInfo
-from speechssl.errors import ManifestError
+from speechssl.audio.recording import locate_span
+from speechssl.errors import AudioError, ManifestError
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.scan import Progress, map_in_threads, try_probe
 from speechssl.manifest.table import Manifest
@@ -54,13 +55,19 @@ class BuildResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A file that a corpus layout found, before its header is read; `path` is relative to the corpus root."""
+    """A file that a corpus layout found, before its header is read; `path` is relative to the corpus root.
+
+    `offset` and `duration` (seconds) choose a span of it, of which there may be many; by default the whole file. A span
+    needs an `id` of its own.
+    """
 
     path: str
     id: str | None = None
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
+    offset: float = 0.0
+    duration: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -119,33 +126,42 @@ def build_from_recordings(
 ) -> BuildResult:
     """Read the headers of the recordings that a layout found, and make the manifest; ids default to the paths.
 
+    A file is read once, however many spans of it there are. A span that lies outside of its file is left out.
+
     Raises:
         ManifestError: none of them can be used.
     """
-    files = (os.path.join(root, recording.path) for recording in recordings)
-    infos = list(
-        map_in_threads(try_probe, files, num_items=len(recordings), num_workers=num_workers, progress=progress)
-    )
+    paths = list(dict.fromkeys(recording.path for recording in recordings))
+    files = (os.path.join(root, path) for path in paths)
+    headers = map_in_threads(try_probe, files, num_items=len(paths), num_workers=num_workers, progress=progress)
+    infos = dict(zip(paths, headers, strict=True))
     left_out = list(skipped)
     kept = []
     good = []
-    for recording, info in zip(recordings, infos, strict=True):
-        if isinstance(info, AudioInfo):
-            kept.append(recording)
-            good.append(info)
-        else:
-            left_out.append((os.path.join(root, recording.path), str(info)))
+    lengths = []
+    for recording in recordings:
+        info = infos[recording.path]
+        try:
+            if not isinstance(info, AudioInfo):
+                raise info
+            length = _span_length(recording, info)
+        except AudioError as error:
+            left_out.append((os.path.join(root, recording.path), str(error)))
+            continue
+        kept.append(recording)
+        good.append(info)
+        lengths.append(length)
     if not kept:
         reasons = "; ".join(f"{reason}" for _, reason in left_out[:3])
         raise ManifestError(f"{root}: none of {len(left_out)} recordings can be used: {reasons}")
     rates = np.array([info.sample_rate for info in good], dtype=np.int64)
-    num_samples = np.array([info.num_samples for info in good], dtype=np.int64)
+    num_samples = np.array(lengths, dtype=np.int64)
     columns: dict[str, Any] = {
         "id": pa.array(_ids(kept), STRING),
         "audio_filepath": pa.array([recording.path for recording in kept], STRING),
         "sample_rate": rates,
         "num_samples": num_samples,
-        "offset": np.zeros(len(kept)),
+        "offset": np.array([recording.offset for recording in kept], dtype=np.float64),
         "duration": num_samples / rates,
     }
     for name in ("text", "speaker", "language"):
@@ -155,6 +171,18 @@ def build_from_recordings(
     for name in dict.fromkeys(name for recording in kept for name in recording.extra):
         columns.setdefault(name, pa.array([recording.extra.get(name) for recording in kept]))
     return BuildResult(manifest=Manifest(pa.table(columns), root), skipped=tuple(left_out), notes=tuple(notes))
+
+
+def _span_length(recording: Recording, info: AudioInfo) -> int:
+    """Number of samples of a recording's span; raises `AudioError` when it lies outside of the file."""
+    _, length = locate_span(
+        recording.path,
+        recording.offset,
+        recording.duration,
+        num_samples=info.num_samples,
+        sample_rate=info.sample_rate,
+    )
+    return length
 
 
 def find_recordings(folder: Path) -> list[str]:

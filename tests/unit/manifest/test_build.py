@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechssl.audio import read_utterance
 from speechssl.errors import ManifestError
 from speechssl.manifest import Manifest, build_manifest
+from speechssl.manifest.build import Recording, build_from_recordings
 
 WriteTone = Callable[..., Path]
 
@@ -152,3 +154,20 @@ def test_a_real_corpus_becomes_a_manifest(corpora: Path, tmp_path: Path) -> None
     assert len(result.manifest) == 385 and not result.skipped
     assert abs(result.manifest.total_seconds / 3600 - 0.69) < 0.01
     assert all(u.text and Path(u.audio_filepath).is_file() for u in Manifest.load(tmp_path / "m.parquet"))
+
+
+def test_spans_of_a_recording_become_rows_without_copies(tmp_path: Path, write_tone: WriteTone) -> None:
+    write_tone("talk.wav", seconds=1.0)
+    (tmp_path / "bad.wav").write_text("hello")
+    spans = [("a", "talk.wav", 0.0, 0.25), ("b", "talk.wav", 0.5, 0.5), ("c", "talk.wav", 0.9, 2.0)]
+    spans += [("d", "talk.wav", 1.5, 0.1), ("e", "bad.wav", 0.0, 0.1), ("f", "bad.wav", 0.1, 0.1)]
+    recordings = [Recording(id=id, path=path, offset=offset, duration=long) for id, path, offset, long in spans]
+    seen: list[tuple[int, int]] = []
+    result = build_from_recordings(recordings, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    rows = [(u.id, u.offset, u.duration, u.num_samples) for u in result.manifest]
+    assert rows == [("a", 0.0, 0.25, 4000), ("b", 0.5, 0.5, 8000)]
+    assert read_utterance(result.manifest[1], 16000).shape == (8000,)
+    assert seen[-1] == (2, 2)  # two files, read once each
+    reasons = [reason for _, reason in result.skipped]
+    assert "the span ends at 2.900 s but the recording is 1.000 s long" in reasons[0]
+    assert "the span starts at 1.500 s" in reasons[1] and reasons[2] == reasons[3]
