@@ -1,13 +1,22 @@
 """Recordings: probe, read, resample.
 
-`decode` reads, `media` and `files` are its ways to containers and archives, `resampling` changes the rate, `recording`
-holds the types.
+`decode` reads; `files` opens what lies in files, archives and behind URLs, with `remote`, `windows` and `prefetching`;
+`media` knows FFmpeg's formats, `resampling` changes the rate, `recording` holds the types.
 """
 
 from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe, read, read_utterance
-from speechssl.audio.files import Location, check_openable, locate, open_input
+from speechssl.audio.files import check_openable, open_input, opened
+from speechssl.audio.location import Location, is_url, locate
 from speechssl.audio.media import MEDIA_EXTENSIONS
-from speechssl.audio.recording import SPAN_TOLERANCE_SECONDS, AudioInfo, Damage, RecordingError, Waveform
+from speechssl.audio.prefetching import Prefetched, prefetch
+from speechssl.audio.recording import (
+    SPAN_TOLERANCE_SECONDS,
+    AudioInfo,
+    Damage,
+    RecordingError,
+    UnreachableError,
+    Waveform,
+)
 from speechssl.audio.resampling import resample, resampled_length
 
 __all__ = [
@@ -18,11 +27,16 @@ __all__ = [
     "AudioInfo",
     "Damage",
     "Location",
+    "Prefetched",
     "RecordingError",
+    "UnreachableError",
     "Waveform",
     "check_openable",
+    "is_url",
     "locate",
     "open_input",
+    "opened",
+    "prefetch",
     "probe",
     "read",
     "read_utterance",

@@ -1,40 +1,23 @@
-"""Where a recording's bytes lie: a file, or a range of bytes of an archive.
+"""Open a recording wherever its bytes lie: a file, a member of an archive, or either of them behind a URL.
 
-A path is that of a file, or `ARCHIVE:START:NUM_BYTES` for a member of an uncompressed archive such as a tar shard
-(fairseq's and fairseq2's notation).
+A path is that of a file, a URL that fsspec reads, or `ARCHIVE:START:NUM_BYTES` for a member of an uncompressed archive
+such as a tar shard (fairseq's and fairseq2's notation), where ARCHIVE is a path or a URL.
 """
 
 import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from speechssl.audio import remote
+from speechssl.audio.location import Location, locate
+from speechssl.audio.prefetching import prefetched
 from speechssl.audio.recording import RecordingError
+from speechssl.audio.windows import WHOLE_BYTES, LocalWindow, RemoteWindow, ShortfallError, Window
 
 Source = str | BinaryIO
 """What a decoder opens: the path of a plain file, or a seekable binary file object."""
-
-_RANGE = re.compile(r"(?P<file>.+):(?P<start>\d+):(?P<num_bytes>\d+)\Z", re.DOTALL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Location:
-    """`file` is a path; `start` and `num_bytes` are a range within it, None for the whole."""
-
-    file: str
-    start: int | None = None
-    num_bytes: int | None = None
-
-
-def locate(path: str) -> Location:
-    """Take a path apart."""
-    found = _RANGE.match(path)
-    if found is None:
-        return Location(file=path)
-    return Location(file=found["file"], start=int(found["start"]), num_bytes=int(found["num_bytes"]))
 
 
 @contextmanager
@@ -42,14 +25,42 @@ def opened(path: str) -> Iterator[Source]:
     """`open_input` for a `with` statement; a file object is closed at its end.
 
     Raises:
-        RecordingError: missing, unreadable, truncated or empty; names `path`.
+        RecordingError: missing, unreadable, truncated or empty; names `path`. A network fault in the middle of a
+            large file is raised in place of what the decoder made of it.
     """
     source = open_input(path)
+    if isinstance(source, str):
+        yield source
+        return
+    window = getattr(source, "raw", None)
     try:
         yield source
+        _raise_failure(path, window)
+    except RecordingError:
+        _raise_failure(path, window)
+        raise
     finally:
-        if not isinstance(source, str):
-            source.close()
+        source.close()
+
+
+def open_input(path: str) -> Source:
+    """What a decoder can open: the path itself of a plain local file, else the bytes as a file object.
+
+    Members of archives and remote files are read at once, large ones as the decoder asks.
+
+    Raises:
+        RecordingError: missing, unreadable, truncated or empty; names `path`.
+    """
+    location = locate(path)
+    if location.is_remote:
+        try:
+            return _open_remote(path, location)
+        except Exception as error:
+            raise remote.remote_error(path, error) from None
+    if location.start is None or location.num_bytes is None or _has_colons(path, location):
+        check_openable(path)
+        return path
+    return _open_member(path, location.file, location.start, location.num_bytes)
 
 
 def read_head(source: Source, count: int) -> bytes:
@@ -72,23 +83,101 @@ def num_bytes(source: Source) -> int:
     return size
 
 
-def open_input(path: str) -> Source:
-    """What a decoder can open: the path itself of a plain file, else the bytes as a file object."""
-    location = locate(path)
-    if location.start is None or location.num_bytes is None:
-        check_openable(path)
-        return path
-    with open(location.file, "rb") as file:
-        file.seek(location.start)
-        content = file.read(location.num_bytes)
-    return io.BytesIO(content)
-
-
 def check_openable(path: str) -> None:
-    """Say plainly what the operating system objects to; libsndfile only says `System error`."""
+    """Raise what is wrong with a recording as far as its name, its size and the permissions tell.
+
+    Of a local file libsndfile would only say `System error`. A member must lie within its archive. For a URL one
+    request for the size is made.
+
+    Raises:
+        RecordingError: missing, unreadable, truncated or empty.
+    """
+    location = locate(path)
+    if location.is_remote:
+        try:
+            size = remote.size(location.file)
+        except Exception as error:
+            raise remote.remote_error(path, error) from None
+    else:
+        if _has_colons(path, location):
+            location = Location(file=path)
+        with _explained(path), open(location.file, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    if location.start is not None and location.num_bytes is not None:
+        size = max(0, min(size - location.start, location.num_bytes))
+    _check_length(path, size, location)
+
+
+def _open_remote(path: str, location: Location) -> BinaryIO:
+    start, num_bytes = location.start, location.num_bytes
+    content = prefetched(path)
+    if content is not None:
+        return io.BytesIO(_checked(path, content, location))
+    if start is not None and num_bytes is not None:
+        head = remote.fetch(location.file, start, min(num_bytes, WHOLE_BYTES))
+        if num_bytes <= WHOLE_BYTES or len(head) < WHOLE_BYTES:
+            return io.BytesIO(_checked(path, head, location))
+        return io.BufferedReader(RemoteWindow(location.file, start, num_bytes, head), 1 << 16)
+    head = remote.fetch(location.file, 0, WHOLE_BYTES)
+    if len(head) < WHOLE_BYTES:
+        return io.BytesIO(_checked(path, head, location))
+    return io.BufferedReader(RemoteWindow(location.file, 0, remote.size(location.file), head), 1 << 16)
+
+
+def _open_member(path: str, archive: str, start: int, num_bytes: int) -> BinaryIO:
+    with _explained(path):
+        file = os.open(archive, os.O_RDONLY)
+        try:
+            available = max(0, min(os.fstat(file).st_size - start, num_bytes))
+            _check_length(path, available, Location(file=archive, start=start, num_bytes=num_bytes))
+            if num_bytes <= WHOLE_BYTES:
+                return io.BytesIO(os.pread(file, num_bytes, start))
+            window = LocalWindow(os.dup(file), start, num_bytes)
+        finally:
+            os.close(file)
+    return io.BufferedReader(window, 1 << 16)
+
+
+def _has_colons(path: str, location: Location) -> bool:
+    """Whether what looks like a range is the name of a local file that has colons in it."""
+    return location.start is not None and not os.path.exists(location.file) and os.path.exists(path)
+
+
+def _raise_failure(path: str, window: Window | None) -> None:
+    """Raise what a decoder swallowed while it read."""
+    failure = window.failure if isinstance(window, Window) else None
+    if failure is None:
+        return
+    if isinstance(failure, ShortfallError):
+        raise RecordingError(f"{path}: truncated: {failure}; copy the file or the archive again", "truncated")
+    if isinstance(window, RemoteWindow):
+        raise remote.remote_error(path, failure)
+    with _explained(path):
+        raise failure
+
+
+def _checked(path: str, content: bytes, location: Location) -> bytes:
+    """The content, if it is all there and not nothing."""
+    _check_length(path, len(content), location)
+    return content
+
+
+def _check_length(path: str, found: int, location: Location) -> None:
+    if location.num_bytes is not None and found < location.num_bytes:
+        raise RecordingError(
+            f"{path}: truncated: {found} of {location.num_bytes} bytes are there, {location.file} ends before; copy the"
+            " archive again, or index it again if it was replaced",
+            "truncated",
+        )
+    if found == 0:
+        raise RecordingError(f"{path}: is empty (0 bytes); replace or remove it", "empty")
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """What the operating system objects to, in words."""
     try:
-        with open(path, "rb") as file:
-            empty = not file.read(1)
+        yield
     except FileNotFoundError:
         raise RecordingError(
             f"{path}: no such file; check the path, relative ones are relative to the manifest", "missing"
@@ -105,5 +194,3 @@ def check_openable(path: str) -> None:
         raise RecordingError(
             f"{path}: cannot be opened ({error.strerror or error}); check the disk", "unreadable"
         ) from None
-    if empty:
-        raise RecordingError(f"{path}: is empty (0 bytes); replace or remove it", "empty")

@@ -27,7 +27,11 @@ class RecordingError(AudioError):
         self.kind: Damage = kind
 
     def __reduce__(self) -> tuple[type, tuple[str, Damage]]:
-        return RecordingError, (str(self), self.kind)
+        return type(self), (str(self), self.kind)
+
+
+class UnreachableError(RecordingError):
+    """A network or server fault that outlasted all retries: nothing is known against the recording itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
