@@ -5,7 +5,8 @@
 """
 
 from speechssl.manifest.build import BuildResult, build_manifest
-from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card, prepare_corpus
+from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card
+from speechssl.manifest.corpora.prepare import prepare_corpus
 from speechssl.manifest.split import split_manifest
 from speechssl.manifest.stats import ManifestStats, manifest_stats
 from speechssl.manifest.subset import subset_manifest

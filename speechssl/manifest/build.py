@@ -76,6 +76,7 @@ def build_manifest(
     *,
     output: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    parts: Sequence[str] = (),
     transcripts: str | os.PathLike[str] | None = None,
     language: str | None = None,
     num_workers: int | None = None,
@@ -91,6 +92,7 @@ def build_manifest(
         source: A folder, or the name of a card (`list_cards()`).
         output: Where to save the manifest (.jsonl or .parquet); None to only return it.
         root: Where a card's corpus lies.
+        parts: Only these splits and label subsets of a card's corpus; all when empty.
         transcripts: A table of texts for a folder.
         language: Language code given to every utterance of a folder that has none of its own.
         num_workers: Threads that read headers; as many as there are processors when None.
@@ -101,14 +103,20 @@ def build_manifest(
     """
     folder = Path(source)
     if folder.is_dir():
-        result = _build_from_folder(folder, transcripts, language, num_workers, progress)
+        if parts:
+            raise ManifestError(f"{folder}: --parts is for corpora that have a card, not for folders")
+        recordings, skipped, notes = find_in_folder(folder, transcripts, language)
+        result = build_from_recordings(
+            recordings, folder, skipped=skipped, notes=notes, num_workers=num_workers, progress=progress
+        )
     else:
         from speechssl.manifest.corpora import card as corpus_card
+        from speechssl.manifest.corpora import prepare as corpus
 
         card = corpus_card.load_card(os.fspath(source))
         if transcripts is not None:
             raise ManifestError(f"{card.name}: the corpus brings its own texts; --transcripts is for folders")
-        result = corpus_card.prepare_corpus(card, root, num_workers=num_workers, progress=progress)
+        result = corpus.prepare_corpus(card, root, parts=parts, num_workers=num_workers, progress=progress)
     if output is None:
         return result
     saved = result.manifest.save(output)
@@ -199,13 +207,14 @@ def _walk(folder: Path) -> Iterator[str]:
                 yield name if relative == os.curdir else f"{relative}/{name}".replace(os.sep, "/")
 
 
-def _build_from_folder(
-    folder: Path,
-    transcripts: str | os.PathLike[str] | None,
-    language: str | None,
-    num_workers: int | None,
-    progress: Progress | None,
-) -> BuildResult:
+def find_in_folder(
+    folder: Path, transcripts: str | os.PathLike[str] | None = None, language: str | None = None
+) -> tuple[list[Recording], list[tuple[str, str]], list[str]]:
+    """All recordings of a folder with their texts, what is left out as `(path, reason)`, and lines for the user.
+
+    Raises:
+        ManifestError: the folder holds no recordings, or a bad transcript file.
+    """
     names = find_recordings(folder)
     if not names:
         known = ", ".join(sorted(extension[1:] for extension in AUDIO_EXTENSIONS))
@@ -237,9 +246,7 @@ def _build_from_folder(
                 extra=row,
             )
         )
-    return build_from_recordings(
-        recordings, folder, skipped=skipped, notes=notes, num_workers=num_workers, progress=progress
-    )
+    return recordings, skipped, notes
 
 
 def _ids(recordings: Sequence[Recording]) -> list[str]:

@@ -17,6 +17,7 @@ class BuildOptions:
         source: a folder of recordings, or the name of a corpus card (see `speechssl manifest list`).
         output: the manifest to write, .jsonl or .parquet.
         root: where the corpus lies; with a card's name only.
+        parts: only these splits and label subsets of the corpus, such as dev-clean, or 10min; with a card's name only.
         transcripts: TSV or CSV of texts (path, text, and optionally speaker, language); by default a
             transcripts.tsv in the folder, else a .txt beside each recording.
         language: language code that is written into every row that has none.
@@ -27,6 +28,7 @@ class BuildOptions:
     source: str
     output: Path
     root: Path | None = None
+    parts: tuple[str, ...] = ()
     transcripts: Path | None = None
     language: str | None = None
     num_workers: int | None = None
@@ -43,6 +45,7 @@ def run(words: list[str]) -> int:
             options.source,
             output=options.output,
             root=options.root,
+            parts=options.parts,
             transcripts=options.transcripts,
             language=options.language,
             num_workers=options.num_workers,

@@ -1,5 +1,5 @@
-"""Layouts of public corpora, one file each; `card` reads their cards.
+"""Layouts of public corpora, one file each; `card` reads their cards, `prepare` makes manifests of them.
 
-A layout has `prepare(card, root, *, num_workers, progress) -> BuildResult`; one whose corpus can be fetched also has
+A layout has `find(card, root) -> Found`, which opens no recording; one whose corpus can be fetched also has
 `fetch(cache_dir, *, card, ...) -> Path`.
 """

@@ -1,60 +1,54 @@
 """LibriSpeech: `{split}/{speaker}/{chapter}/{speaker}-{chapter}-{number}.flac` with a `.trans.txt` in each chapter."""
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from speechssl.errors import ManifestError
-from speechssl.manifest.build import BuildResult, Recording, build_from_recordings, find_recordings
+from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora.card import CorpusCard
-from speechssl.manifest.scan import Progress
+from speechssl.manifest.corpora.found import Found, descend, find_files, read_id_texts, stem
 from speechssl.manifest.transcripts import read_lines
 
 
-def prepare(
-    card: CorpusCard, root: Path, *, num_workers: int | None = None, progress: Progress | None = None
-) -> BuildResult:
-    """Manifest of every split that is there, with the columns split and chapter (and gender, from SPEAKERS.TXT)."""
-    root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-    splits = [split for split in card.splits if (root / split).is_dir()]
+def find(card: CorpusCard, root: Path) -> Found:
+    """Every split that is there, with the columns split and chapter (and gender, from SPEAKERS.TXT)."""
+    found = Found(root=descend(root, "LibriSpeech"))
+    splits = [split for split in card.splits if (found.root / split).is_dir()]
     if not splits:
         raise ManifestError(
-            f"{root}: holds none of the folders {', '.join(card.splits)}; --root must be the unpacked LibriSpeech"
+            f"{found.root}: holds none of the folders {', '.join(card.splits)}; --root must be the unpacked LibriSpeech"
         )
-    genders = _read_genders(root / "SPEAKERS.TXT")
-    recordings = []
-    skipped: list[tuple[str, str]] = []
+    genders = _read_genders(found.root / "SPEAKERS.TXT")
     for split in splits:
-        texts = _read_texts(root / split)
-        found = set()
-        for path in find_recordings(root / split):
-            name = os.path.splitext(os.path.basename(path))[0]
-            parts = name.split("-")
-            if len(parts) != 3:
-                skipped.append((f"{split}/{path}", "name is not {speaker}-{chapter}-{number}"))
-                continue
-            found.add(name)
-            extra = {"split": split, "chapter": parts[1], "gender": genders.get(parts[0])}
-            recordings.append(
-                Recording(
-                    path=f"{split}/{path}", id=name, text=texts.get(name), speaker=parts[0], language="en", extra=extra
-                )
-            )
-        skipped += [(f"{split}/{name}", "has a text but no recording") for name in sorted(texts.keys() - found)]
-    return build_from_recordings(recordings, root, skipped=skipped, num_workers=num_workers, progress=progress)
+        add_chapters(found, split, split=split, genders=genders, columns={"split": split})
+    return found
 
 
-def _read_texts(folder: Path) -> dict[str, str]:
-    """Texts by utterance of a split."""
-    texts = {}
-    for path in sorted(folder.glob("*/*/*.trans.txt")):
-        for number, line in enumerate(read_lines(path), start=1):
-            if not line.strip():
-                continue
-            name, space, text = line.strip().partition(" ")
-            if not space:
-                raise ManifestError(f"{path}:{number}: no text after {name!r}; lines must be `id TEXT`")
-            texts[name] = text.strip()
-    return texts
+def add_chapters(
+    found: Found, folder: str, *, split: str, genders: Mapping[str, str], columns: Mapping[str, Any]
+) -> None:
+    """Add the chapters below a folder of the corpus, which have the same `columns`, and what is amiss in them."""
+    texts: dict[str, str] = {}
+    for path in find_files(found.root / folder, {".txt"}):
+        if path.endswith(".trans.txt"):
+            texts |= read_id_texts(found.root / folder / path)
+    untold = []
+    for path in find_files(found.root / folder):
+        name = stem(path)
+        parts = name.split("-")
+        if len(parts) != 3:
+            found.leave_out(f"{folder}/{path}", "name is not {speaker}-{chapter}-{number}", split)
+            continue
+        text = texts.pop(name, None)
+        if text is None:
+            untold.append(f"{folder}/{path}")
+        extra = {**columns, "chapter": parts[1], "gender": genders.get(parts[0])}
+        found.recordings.append(
+            Recording(path=f"{folder}/{path}", id=name, text=text, speaker=parts[0], language="en", extra=extra)
+        )
+    found.note_untold(folder, untold, split)
+    found.leave_out_texts((f"{folder}/{name}" for name in texts), split)
 
 
 def _read_genders(path: Path) -> dict[str, str]:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechssl.errors import ManifestError
-from speechssl.manifest.build import BuildResult, Recording, build_from_recordings, find_recordings
+from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora import download
 from speechssl.manifest.corpora.card import CorpusCard, load_card
+from speechssl.manifest.corpora.found import Found, find_files
 from speechssl.manifest.scan import Progress
 from speechssl.manifest.transcripts import decode_lines, read_lines
 
@@ -86,38 +87,31 @@ def fetch(
     return root
 
 
-def prepare(
-    card: CorpusCard, root: Path, *, num_workers: int | None = None, progress: Progress | None = None
-) -> BuildResult:
-    """Manifest of a fetched corpus.
+def find(card: CorpusCard, root: Path) -> Found:
+    """The clips of a fetched corpus.
 
     Tones, silences and other clips without speech are left out. `text` is what is spoken, in the publisher's words
     without asides in brackets, English digits spelled; where that is not certain (an aside within the sentence,
     numbers) it is null. `published_text` is the line as published.
     """
-    recordings: list[Recording] = []
-    skipped: list[tuple[str, str]] = []
-    notes: list[str] = []
+    found = Found(root=root)
     for language in card.languages:
         folder = root / language
         if not folder.is_dir():
-            notes.append(f"{card.name}: the language {language} is not there")
+            found.note(f"the language {language} is not there")
             continue
-        notes += [f"{card.name}: {warning}" for warning in _read_source(folder).get("warnings", [])]
-        found, not_speech, counts = _find(card, language, folder)
-        recordings += found
-        skipped += not_speech
+        for warning in _read_source(folder).get("warnings", []):
+            found.note(warning)
+        counts = _add_clips(found, card, language)
         if counts:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-            notes.append(f"{language}: {sum(counts.values())} clips have no text: {reasons}")
-    if not recordings:
+            found.note(f"{language}: {sum(counts.values())} clips have no text: {reasons}")
+    if not found.recordings:
         raise ManifestError(
             f"{root}: holds no voice prompts (looked for the folders {', '.join(card.languages)}); leave --root away to"
             " fetch them"
         )
-    return build_from_recordings(
-        recordings, root, skipped=skipped, notes=notes, num_workers=num_workers, progress=progress
-    )
+    return found
 
 
 def spoken_text(published: str, language: str) -> tuple[str | None, str | None]:
@@ -157,7 +151,7 @@ def measure(folder: Path) -> Measured:
     """Count and hash the recordings below a folder."""
     hashes = []
     num_bytes = 0
-    for name in find_recordings(folder):
+    for name in find_files(folder):
         content = (folder / name).read_bytes()
         num_bytes += len(content)
         hashes.append(hashlib.sha256(content).hexdigest())
@@ -200,28 +194,27 @@ def verify(card: CorpusCard, language: str, folder: Path, *, version: str, origi
     return [f"{what}; the card was made from Debian's {card_version}, so figures may differ a little"]
 
 
-def _find(card: CorpusCard, language: str, folder: Path) -> tuple[list[Recording], list[tuple[str, str]], Counter[str]]:
-    """A language's clips, those without speech with the reason, and why some have no text."""
+def _add_clips(found: Found, card: CorpusCard, language: str) -> Counter[str]:
+    """Add a language's clips, leave out those without speech, and count why some have no text."""
+    folder = found.root / language
     texts_path = folder / "texts.txt"
     texts = read_texts(texts_path) if texts_path.is_file() else {}
     folded = {name.casefold(): text for name, text in texts.items()}
-    recordings = []
-    skipped = []
     counts: Counter[str] = Counter()
-    for path in find_recordings(folder / "audio"):
+    for path in find_files(folder / "audio"):
         name = os.path.splitext(path)[0]
         published = texts.get(name, folded.get(name.casefold()))  # some names differ in case alone
         text, reason = spoken_text(published, language) if published else (None, "not in the published list")
         full_path = f"{language}/audio/{path}"
         if reason == "not speech" or any(fnmatch.fnmatch(name, form) for form in card.details["not_speech"]):
-            skipped.append((full_path, f"not speech (a tone, a silence or a noise): {published or name}"))
+            found.leave_out(full_path, f"not speech (a tone, a silence or a noise): {published or name}")
             continue
         seconds = (folder / "audio" / path).stat().st_size * _SECONDS_PER_BYTE
         if text is not None and len(text) > 40 and len(text) > _MAX_CHARACTERS_PER_SECOND * seconds:
             text, reason = None, "longer than the clip can hold"
         if reason is not None:
             counts[reason] += 1
-        recordings.append(
+        found.recordings.append(
             Recording(
                 path=full_path,
                 id=f"{language}/{name}",
@@ -231,7 +224,7 @@ def _find(card: CorpusCard, language: str, folder: Path) -> tuple[list[Recording
                 extra={"prompt": name, "published_text": published},
             )
         )
-    return recordings, skipped, counts
+    return counts
 
 
 def _is_complete(card: CorpusCard, language: str, folder: Path) -> bool:

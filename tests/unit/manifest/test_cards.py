@@ -18,11 +18,11 @@ def by_id(manifest: Manifest) -> dict[str, tuple[str | None, str | None, dict[st
 
 def test_every_card_is_complete_and_says_what_it_must() -> None:
     names = list_cards()
-    assert names == ["common-voice", "fsdd", "librispeech", "ljspeech", "voice-prompts"]
+    assert names == ["common-voice", "folder", "fsdd", "librispeech", "ljspeech", "voice-prompts"]
     for name in names:
         card = load_card(name)
         assert card.name == name and card.layout in LAYOUTS
-        assert card.homepage.startswith("https://")
+        assert card.layout == "folder" or str(card.homepage).startswith("https://")
         notice = card.licence_notice()
         assert card.licence in notice and card.attribution[:20] in notice
         assert card.to_dict()["title"] == card.title
@@ -37,8 +37,8 @@ def test_every_card_is_complete_and_says_what_it_must() -> None:
         ("- a\n", "must be a mapping"),
         ("title:\t[x\n", "not a YAML file"),
         (
-            "{title: x, layout: nemo, homepage: h, licence: l, attribution: a, languages: [en]}",
-            "layout must be one of voice_prompts, fsdd, .*, is nemo",
+            "{title: x, layout: nemo, homepage: h, licence: l, attribution: a, languages: [en], root: r, tree: t}",
+            "layout must be one of folder, voice_prompts, .*, is nemo",
         ),
     ],
 )
@@ -152,3 +152,44 @@ def test_common_voice(tmp_path: Path, write_tone: WriteTone) -> None:
     (tmp_path / "eo/train.tsv").write_text(header + "s1\ta.mp3\n")
     with pytest.raises(ManifestError, match=r"train.tsv:2: 2 fields, but the header has 5"):
         build_manifest("common-voice", root=tmp_path)
+
+
+def test_parts_of_a_corpus_can_be_chosen(tmp_path: Path, write_tone: WriteTone) -> None:
+    for split, chapter in (("dev-clean", "84/121123"), ("test-other", "1688/142285")):
+        folder = f"LibriSpeech/{split}/{chapter}"
+        name = chapter.replace("/", "-")
+        write_tone(f"{folder}/{name}-0000.flac")
+        (tmp_path / folder / f"{name}.trans.txt").write_text(f"{name}-0000 YES\n{name}-0001 GONE\n")
+    result = build_manifest("librispeech", root=tmp_path, parts=["test-other"])
+    assert [u.id for u in result.manifest] == ["1688-142285-0000"]
+    assert [path for path, _ in result.skipped] == ["test-other/1688-142285-0001"]
+    assert result.notes == ("librispeech: test-other has 1 utterances, the card expects 2939",)
+    with pytest.raises(ManifestError, match="holds nothing of dev-other; what is there: dev-clean, test-other"):
+        build_manifest("librispeech", root=tmp_path, parts=["dev-other"])
+    with pytest.raises(ManifestError, match="librispeech: there is no part 'dev'; its splits and subsets are train-c"):
+        build_manifest("librispeech", root=tmp_path, parts=["dev"])
+    with pytest.raises(ManifestError, match="ljspeech: there is no part 'dev'; the corpus has no official parts"):
+        build_manifest("ljspeech", root=tmp_path, parts=["dev"])
+    with pytest.raises(ManifestError, match="--parts is for corpora that have a card, not for folders"):
+        build_manifest(tmp_path, parts=["dev"])
+
+
+def test_recordings_without_a_text_stay_in_and_are_named(tmp_path: Path, write_tone: WriteTone) -> None:
+    chapter = "dev-clean/84/121123"
+    for number in range(5):
+        write_tone(f"{chapter}/84-121123-000{number}.flac")
+    (tmp_path / chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO\n")
+    result = build_manifest("librispeech", root=tmp_path)
+    assert [u.text for u in result.manifest] == ["GO", None, None, None, None]
+    assert any(
+        "dev-clean: 4 recordings have no text and stay in without one: dev-clean/84/121123/84-121123-0001.flac," in note
+        and note.endswith("and 1 more")
+        for note in result.notes
+    )
+
+
+def test_the_card_of_a_folder_is_the_folder(tmp_path: Path, write_tone: WriteTone) -> None:
+    write_tone("a/b.wav")
+    (tmp_path / "a/b.txt").write_text("hello")
+    by_card, directly = build_manifest("folder", root=tmp_path), build_manifest(tmp_path)
+    assert by_id(by_card.manifest) == by_id(directly.manifest) == {"a/b": ("hello", None, {})}

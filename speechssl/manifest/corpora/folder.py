@@ -1,0 +1,18 @@
+"""Any folder of recordings: `build --root DIR` by this card is `build DIR`."""
+
+from pathlib import Path
+
+from speechssl.manifest.build import find_in_folder
+from speechssl.manifest.corpora.card import CorpusCard
+from speechssl.manifest.corpora.found import Found
+
+
+def find(card: CorpusCard, root: Path) -> Found:
+    """Every recording at any depth; texts from a `transcripts.tsv` or `.csv`, else from a `.txt` beside each."""
+    recordings, skipped, notes = find_in_folder(root)
+    found = Found(root=root, recordings=recordings)
+    for path, reason in skipped:
+        found.leave_out(path, reason)
+    for note in notes:
+        found.note(note)
+    return found

@@ -1,0 +1,160 @@
+"""From a card and a folder to a manifest; what is there is held against what the card expects."""
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from speechssl.errors import ManifestError
+from speechssl.manifest.build import BuildResult, Recording, build_from_recordings
+from speechssl.manifest.corpora.card import LAYOUTS, CorpusCard, load_card, root_of
+from speechssl.manifest.corpora.found import Found
+from speechssl.manifest.scan import Progress
+from speechssl.manifest.table import Manifest
+
+_FEW = 0.9  # of the hours that the card tells; below it something is missing
+
+
+def prepare_corpus(
+    card: CorpusCard | str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    parts: Sequence[str] = (),
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Manifest of a corpus that lies at `root`; its splits are in the column `split` and counted against the card.
+
+    Args:
+        card: The card, or its name.
+        root: Where the corpus lies; one that can be fetched is fetched into the cache when None.
+        parts: Only these splits and subsets of the card; all when empty. A subset brings those that it holds.
+        num_workers: Threads that read headers; as many as there are processors when None.
+        progress: Called with (recordings done, recordings altogether).
+
+    Raises:
+        ManifestError: no root, nothing of that layout in it, or no such part.
+    """
+    if isinstance(card, str):
+        card = load_card(card)
+    unknown = [part for part in parts if part not in card.splits and part not in card.subsets]
+    if unknown:
+        known = [*card.splits, *(name for name in card.subsets if name not in card.splits)]
+        raise ManifestError(
+            f"{card.name}: there is no part {unknown[0]!r}; "
+            + (f"its splits and subsets are {', '.join(known)}" if known else "the corpus has no official parts")
+        )
+    layout = import_module(LAYOUTS[card.layout])
+    if root is None and card.can_be_fetched:
+        root = layout.fetch(card=card, progress=progress)
+    found: Found = layout.find(card, root_of(card, root))
+    recordings = _choose(card, found, parts)
+    splits = {part for part in parts if part in card.splits}
+    skipped = [(path, reason) for path, reason, split in found.skipped if _is_asked(split, parts, splits)]
+    notes = [f"{card.name}: {text}" for text, split in found.notes if _is_asked(split, parts, splits)]
+    result = build_from_recordings(recordings, found.root, skipped=skipped, num_workers=num_workers, progress=progress)
+    notes += [f"{card.name}: {text}" for text in compare(card, result.manifest, parts)]
+    return BuildResult(manifest=result.manifest, skipped=result.skipped, notes=(*notes, *result.notes))
+
+
+def compare(card: CorpusCard, manifest: Manifest, parts: Sequence[str] = ()) -> list[str]:
+    """A line for everything that is absent or not as much as the card says."""
+    counts, hours = _measure(manifest, "split")
+    notes = []
+    for split, expected in card.splits.items():
+        if parts and split not in parts:
+            continue
+        if split not in counts:
+            notes.append(f"the split {split} is not there")
+            continue
+        notes += _difference(split, counts[split], expected, hours[split], card.split_hours.get(split))
+    notes += _compare_languages(card, manifest, parts)
+    notes += _compare_subsets(card, manifest, parts)
+    if not card.splits:
+        notes += _difference(None, len(manifest), card.num_utterances, manifest.total_seconds / 3600, card.hours)
+    return notes
+
+
+def _is_asked(split: str | None, parts: Sequence[str], splits: set[str]) -> bool:
+    """Whether something of a split is to be told: what is of none always is."""
+    return not parts or split is None or split in splits
+
+
+def _choose(card: CorpusCard, found: Found, parts: Sequence[str]) -> list[Recording]:
+    """The recordings of the parts asked for."""
+    if not parts:
+        return found.recordings
+    splits = {part for part in parts if part in card.splits}
+    subsets = set().union(*(card.subset_members(part) for part in parts if part in card.subsets))
+    chosen = [
+        recording
+        for recording in found.recordings
+        if recording.extra.get("split") in splits or recording.extra.get("subset") in subsets
+    ]
+    if not chosen:
+        values = {recording.extra.get(key) for recording in found.recordings for key in ("split", "subset")}
+        there = sorted(str(value) for value in values if value is not None)
+        raise ManifestError(f"{found.root}: holds nothing of {', '.join(parts)}; what is there: {', '.join(there)}")
+    return chosen
+
+
+def _measure(manifest: Manifest, *names: str) -> tuple[dict[str, int], dict[str, float]]:
+    """Utterances and hours by the values of some columns, joined with `/`; empty where a column is absent."""
+    if any(name not in manifest.table.column_names for name in names):
+        return {}, {}
+    columns = [manifest.column(name).cast(pa.string()) for name in names]
+    keys = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "/")
+    table = pa.table({"key": keys, "seconds": manifest.column("duration")})
+    rows = table.group_by("key").aggregate([([], "count_all"), ("seconds", "sum")]).to_pylist()
+    rows = [row for row in rows if row["key"] is not None]
+    return (
+        {row["key"]: row["count_all"] for row in rows},
+        {row["key"]: row["seconds_sum"] / 3600 for row in rows},
+    )
+
+
+def _difference(
+    part: str | None, count: int, expected: int | None, hours: float, expected_hours: float | None
+) -> list[str]:
+    """A line where a part's count is not the card's, or, where the card has none, its hours are far too few."""
+    name = f"{part} has " if part else ""
+    if expected is not None:
+        return [] if count == expected else [f"{name}{count} utterances, the card expects {expected}"]
+    if expected_hours is not None and hours < _FEW * expected_hours:
+        return [f"{name}{hours:.1f} hours, the card expects {expected_hours:g}"]
+    return []
+
+
+def _compare_languages(card: CorpusCard, manifest: Manifest, parts: Sequence[str]) -> list[str]:
+    counts, _ = _measure(manifest, "language", "split")
+    present = {key.split("/")[0] for key in counts}
+    notes = []
+    absent = [language for language in card.language_splits if language not in present]
+    if absent:
+        notes.append(f"languages that are not there: {', '.join(absent)}")
+    for language, splits in card.language_splits.items():
+        for split, expected in splits.items():
+            count = counts.get(f"{language}/{split}", 0)
+            if language in present and count != expected and (not parts or split in parts):
+                notes.append(f"{language} {split} has {count} utterances, the card expects {expected}")
+    return notes
+
+
+def _compare_subsets(card: CorpusCard, manifest: Manifest, parts: Sequence[str]) -> list[str]:
+    counts, hours = _measure(manifest, "subset")
+    notes = []
+    absent = []
+    for name, subset in card.subsets.items():
+        if parts and name not in parts:
+            continue
+        members = card.subset_members(name) & counts.keys()
+        if not members:
+            absent.append(name)
+            continue
+        count = sum(counts[member] for member in members)
+        notes += _difference(
+            f"the subset {name}", count, subset.num_utterances, sum(hours[member] for member in members), subset.hours
+        )
+    return notes + ([f"label subsets that are not there: {', '.join(absent)}"] if absent else [])
