@@ -52,6 +52,12 @@ SUBCOMMANDS = {
         "JSON Lines to Parquet, or back",
         "speechssl manifest convert recordings.jsonl recordings.parquet",
     ),
+    "augment": Subcommand(
+        "augment",
+        "write augmented utterances to listen to, with the values that were drawn",
+        "speechssl manifest augment train.jsonl --output heard/ --augment.speed.probability 1\n"
+        "speechssl manifest augment train.jsonl --output heard/ --recipe pretrain.yaml --count 10",
+    ),
     "list": Subcommand(
         "list_cards",
         "the corpora that `build` knows by name",
