@@ -4,8 +4,8 @@
 `media` knows FFmpeg's formats, `resampling` changes the rate, `recording` holds the types.
 """
 
-from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe, read, read_utterance
-from speechssl.audio.files import check_openable, open_input, opened
+from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe, probe_source, read, read_utterance
+from speechssl.audio.files import Source, check_openable, open_input, opened
 from speechssl.audio.location import Location, is_url, locate
 from speechssl.audio.media import MEDIA_EXTENSIONS
 from speechssl.audio.prefetching import Prefetched, prefetch
@@ -29,6 +29,7 @@ __all__ = [
     "Location",
     "Prefetched",
     "RecordingError",
+    "Source",
     "UnreachableError",
     "Waveform",
     "check_openable",
@@ -38,6 +39,7 @@ __all__ = [
     "opened",
     "prefetch",
     "probe",
+    "probe_source",
     "read",
     "read_utterance",
     "resample",

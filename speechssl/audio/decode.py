@@ -30,13 +30,18 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
         AudioError: missing, unreadable, truncated as far as the header shows, or empty.
     """
     path = os.fspath(path)
-    with opened(path) as source:
-        if is_media(path, source):
-            return probe_media(path, source)
-        with _open_soundfile(path, source) as file:
-            info = AudioInfo(
-                sample_rate=file.samplerate, num_samples=file.frames, num_channels=file.channels, format=file.format
-            )
+    with opened(path, sparsely=True) as source:
+        return probe_source(path, source)
+
+
+def probe_source(path: str, source: Source) -> AudioInfo:
+    """`probe` of a recording that is open already; `path` is its name in errors."""
+    if is_media(path, source):
+        return probe_media(path, source)
+    with _open_soundfile(path, source) as file:
+        info = AudioInfo(
+            sample_rate=file.samplerate, num_samples=file.frames, num_channels=file.channels, format=file.format
+        )
     if info.num_samples <= 0:
         raise RecordingError(
             f"{path}: holds no samples (an empty or cut-off {info.format} file); replace or remove it", "empty"

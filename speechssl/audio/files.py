@@ -14,21 +14,29 @@ from speechssl.audio import remote
 from speechssl.audio.location import Location, locate
 from speechssl.audio.prefetching import prefetched
 from speechssl.audio.recording import RecordingError
-from speechssl.audio.windows import WHOLE_BYTES, LocalWindow, RemoteWindow, ShortfallError, Window
+from speechssl.audio.windows import (
+    BUFFER_BYTES,
+    HEADER_BYTES,
+    WHOLE_BYTES,
+    LocalWindow,
+    RemoteWindow,
+    ShortfallError,
+    Window,
+)
 
 Source = str | BinaryIO
 """What a decoder opens: the path of a plain file, or a seekable binary file object."""
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Source]:
+def opened(path: str, *, sparsely: bool = False) -> Iterator[Source]:
     """`open_input` for a `with` statement; a file object is closed at its end.
 
     Raises:
         RecordingError: missing, unreadable, truncated or empty; names `path`. A network fault in the middle of a
             large file is raised in place of what the decoder made of it.
     """
-    source = open_input(path)
+    source = open_input(path, sparsely=sparsely)
     if isinstance(source, str):
         yield source
         return
@@ -43,24 +51,26 @@ def opened(path: str) -> Iterator[Source]:
         source.close()
 
 
-def open_input(path: str) -> Source:
+def open_input(path: str, *, sparsely: bool = False) -> Source:
     """What a decoder can open: the path itself of a plain local file, else the bytes as a file object.
 
-    Members of archives and remote files are read at once, large ones as the decoder asks.
+    Members of archives and remote files are read at once, large ones as the decoder asks; with `sparsely` all but the
+    smallest are read as the decoder asks, because only the header is wanted.
 
     Raises:
         RecordingError: missing, unreadable, truncated or empty; names `path`.
     """
     location = locate(path)
+    at_once = HEADER_BYTES if sparsely else WHOLE_BYTES
     if location.is_remote:
         try:
-            return _open_remote(path, location)
+            return _open_remote(path, location, at_once)
         except Exception as error:
             raise remote.remote_error(path, error) from None
     if location.start is None or location.num_bytes is None or _has_colons(path, location):
         check_openable(path)
         return path
-    return _open_member(path, location.file, location.start, location.num_bytes)
+    return _open_member(path, location, at_once)
 
 
 def read_head(source: Source, count: int) -> bytes:
@@ -108,34 +118,32 @@ def check_openable(path: str) -> None:
     _check_length(path, size, location)
 
 
-def _open_remote(path: str, location: Location) -> BinaryIO:
-    start, num_bytes = location.start, location.num_bytes
+def _open_remote(path: str, location: Location, at_once: int) -> BinaryIO:
     content = prefetched(path)
     if content is not None:
         return io.BytesIO(_checked(path, content, location))
-    if start is not None and num_bytes is not None:
-        head = remote.fetch(location.file, start, min(num_bytes, WHOLE_BYTES))
-        if num_bytes <= WHOLE_BYTES or len(head) < WHOLE_BYTES:
-            return io.BytesIO(_checked(path, head, location))
-        return io.BufferedReader(RemoteWindow(location.file, start, num_bytes, head), 1 << 16)
-    head = remote.fetch(location.file, 0, WHOLE_BYTES)
-    if len(head) < WHOLE_BYTES:
+    start, size = location.start or 0, location.num_bytes
+    wanted = at_once if size is None else min(size, at_once)
+    head = remote.fetch(location.file, start, wanted)
+    if len(head) < at_once or size == at_once:
         return io.BytesIO(_checked(path, head, location))
-    return io.BufferedReader(RemoteWindow(location.file, 0, remote.size(location.file), head), 1 << 16)
+    if size is None:
+        size = remote.size(location.file)
+    return io.BufferedReader(RemoteWindow(location.file, start, size, head), BUFFER_BYTES)
 
 
-def _open_member(path: str, archive: str, start: int, num_bytes: int) -> BinaryIO:
+def _open_member(path: str, location: Location, at_once: int) -> BinaryIO:
+    assert location.start is not None and location.num_bytes is not None
     with _explained(path):
-        file = os.open(archive, os.O_RDONLY)
+        file = os.open(location.file, os.O_RDONLY)
         try:
-            available = max(0, min(os.fstat(file).st_size - start, num_bytes))
-            _check_length(path, available, Location(file=archive, start=start, num_bytes=num_bytes))
-            if num_bytes <= WHOLE_BYTES:
-                return io.BytesIO(os.pread(file, num_bytes, start))
-            window = LocalWindow(os.dup(file), start, num_bytes)
+            _check_length(path, max(0, min(os.fstat(file).st_size - location.start, location.num_bytes)), location)
+            if location.num_bytes <= at_once:
+                return io.BytesIO(os.pread(file, location.num_bytes, location.start))
+            window = LocalWindow(os.dup(file), location.start, location.num_bytes)
         finally:
             os.close(file)
-    return io.BufferedReader(window, 1 << 16)
+    return io.BufferedReader(window, BUFFER_BYTES)
 
 
 def _has_colons(path: str, location: Location) -> bool:

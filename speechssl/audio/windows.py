@@ -9,6 +9,9 @@ from speechssl.audio import remote
 
 WHOLE_BYTES = 4 << 20
 """Members and remote files up to this size (two minutes of 16 kHz wav) are read whole, at once."""
+HEADER_BYTES = 64 << 10
+"""What is read at once where only the header is wanted."""
+BUFFER_BYTES = 64 << 10
 BLOCK_BYTES = 1 << 20
 MAX_READ_AHEAD_BYTES = 8 << 20
 MAX_KEPT_BYTES = 32 << 20
@@ -106,7 +109,7 @@ class RemoteWindow(Window):
             if start <= position < start + len(block):
                 self._blocks.move_to_end(start)
                 return block[position - start : position - start + count]
-        goes_on = position == self._next_miss
+        goes_on = 0 <= position - self._next_miss <= BLOCK_BYTES
         self._read_ahead = min(2 * self._read_ahead, MAX_READ_AHEAD_BYTES) if goes_on else BLOCK_BYTES
         wanted = min(self._read_ahead, self._num_bytes - position)
         block = remote.fetch(self._url, self._start + position, wanted)
