@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from speechssl.audio import remote
 from speechssl.audio.location import Location, locate
+from speechssl.audio.prefetching import prefetch as prefetch
 from speechssl.audio.prefetching import prefetched
 from speechssl.audio.recording import RecordingError
 from speechssl.audio.windows import (
