@@ -5,7 +5,7 @@ Shapes: B utterances, S samples, T frames, C latent dim, D model dim.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from speechssl.model_directory import (
     resolve_model_directory,
     save_model,
 )
-from speechssl.nn.context_encoder import ContextEncoder
+from speechssl.nn.context_encoder import ContextEncoder, ContextVariant
 from speechssl.nn.feature_encoder import (
     ConvFeatureEncoder,
+    FbankFeatureEncoder,
     LogMelFeatureEncoder,
     PaddingStatistics,
     is_full,
@@ -43,20 +44,24 @@ class EncoderConfig:
     """Everything that fixes the encoder's function; the defaults are BASE (wav2vec 2.0, section 4.2).
 
     Attributes:
-        front_end: `waveform` (strided convolutions) or `log_mel` (fixed features, for small machines).
+        front_end: `waveform` (strided convolutions), `log_mel` (fixed features, for small machines) or `fbank` (Kaldi's
+            log-mel features, w2v-BERT 2.0).
         sample_rate: of the audio the encoder takes, in Hz.
         normalize_waveform: scale each utterance to zero mean and unit variance first.
+        normalize_eps: added to that variance; fairseq's is 1e-5, Hugging Face's 1e-7.
         conv_layers: (kernel, stride) in samples of each convolution; `waveform` only.
         conv_dim: channels of the convolutions, C; `waveform` only.
         conv_norm: `group` (over time, first layer only) or `layer` (over channels, every layer); `waveform` only.
         conv_bias: whether convolutions have a bias; `waveform` only.
-        conv_padding: whether group norm statistics are `masked` (a clip's result never depends on its batch) or
-            have the padding `included` (what fairseq, fairseq2 and Hugging Face compute).
+        conv_padding: whether padding is `masked` wherever it could reach a clip's frames: group norm statistics,
+            stacked positions, the conformer's convolution (a clip's result never depends on its batch), or `included`
+            (what fairseq, fairseq2 and Hugging Face compute).
+        latent_norm: layer norm on the latents; all have it but some HuBERTs. `log_mel` never has it.
         feature_gradient_scale: factor on the gradient into the front end; 0 freezes it.
-        num_mels: mel bins; `log_mel` only.
-        mel_window_samples: analysis window; `log_mel` only.
-        mel_hop_samples: hop between windows; `log_mel` only.
-        mel_stack: neighbouring windows joined into one frame; `log_mel` only.
+        num_mels: mel bins; `log_mel` and `fbank` only, as are the next three.
+        mel_window_samples: analysis window.
+        mel_hop_samples: hop between windows.
+        mel_stack: neighbouring windows joined into one frame.
         model_dim: D.
         num_layers: transformer layers.
         num_heads: attention heads.
@@ -69,16 +74,19 @@ class EncoderConfig:
         attention_dropout: on attention weights.
         activation_dropout: inside the feed-forward part.
         layer_drop: chance to skip a layer in training.
+        variant: what other published families change about the context network.
     """
 
-    front_end: Literal["waveform", "log_mel"] = "waveform"
+    front_end: Literal["waveform", "log_mel", "fbank"] = "waveform"
     sample_rate: int = 16_000
     normalize_waveform: bool = False
+    normalize_eps: float = 1e-5
     conv_layers: tuple[tuple[int, int], ...] = WAV2VEC2_CONV_LAYERS
     conv_dim: int = 512
     conv_norm: Literal["group", "layer"] = "group"
     conv_bias: bool = False
     conv_padding: PaddingStatistics = "masked"
+    latent_norm: bool = True
     feature_gradient_scale: float = 0.1
     num_mels: int = 80
     mel_window_samples: int = 400
@@ -96,6 +104,7 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     layer_drop: float = 0.05
+    variant: ContextVariant = field(default_factory=ContextVariant)
 
     def __post_init__(self) -> None:
         """Check the values against each other."""
@@ -204,7 +213,7 @@ class SpeechEncoder(nn.Module):
             self._build(config)
 
     def _build(self, config: EncoderConfig) -> None:
-        self.feature_encoder: ConvFeatureEncoder | LogMelFeatureEncoder
+        self.feature_encoder: ConvFeatureEncoder | LogMelFeatureEncoder | FbankFeatureEncoder
         if config.front_end == "waveform":
             self.feature_encoder = ConvFeatureEncoder(
                 config.conv_layers,
@@ -214,7 +223,8 @@ class SpeechEncoder(nn.Module):
                 padding=config.conv_padding,
             )
         else:
-            self.feature_encoder = LogMelFeatureEncoder(
+            mel_features = LogMelFeatureEncoder if config.front_end == "log_mel" else FbankFeatureEncoder
+            self.feature_encoder = mel_features(
                 sample_rate=config.sample_rate,
                 num_mels=config.num_mels,
                 window_samples=config.mel_window_samples,
@@ -222,7 +232,7 @@ class SpeechEncoder(nn.Module):
                 stack=config.mel_stack,
             )
         # log-mel features are normalized already; a norm over the bins of a frame would hide which frames are loud
-        has_norm = config.front_end == "waveform"
+        has_norm = config.front_end != "log_mel" and config.latent_norm
         self.latent_norm = nn.LayerNorm(config.latent_dim) if has_norm else nn.Identity()
         self.projection = nn.Linear(config.latent_dim, config.model_dim)
         self.mask_embedding = nn.Parameter(torch.empty(config.model_dim).uniform_())
@@ -238,6 +248,8 @@ class SpeechEncoder(nn.Module):
             attention_dropout=config.attention_dropout,
             activation_dropout=config.activation_dropout,
             layer_drop=config.layer_drop,
+            variant=config.variant,
+            mask_padding=config.conv_padding == "masked",
         )
 
     @property
@@ -274,7 +286,7 @@ class SpeechEncoder(nn.Module):
         if waveform.shape[1] < shortest or (num_samples.device.type == "cpu" and int(num_samples.min()) < shortest):
             raise self._too_short("an utterance", int(num_samples.min()))
         if self.config.normalize_waveform:
-            waveform = normalize_waveform(waveform, num_samples)
+            waveform = normalize_waveform(waveform, num_samples, eps=self.config.normalize_eps)
         scale = self.config.feature_gradient_scale
         with torch.no_grad() if scale == 0 else nullcontext():
             latents, num_frames = self.feature_encoder(waveform, num_samples)
@@ -440,6 +452,8 @@ def config_from_dict(values: Mapping[str, Any], *, source: Path | str = CONFIG_F
         converted = dict(values)
         if "conv_layers" in converted:
             converted["conv_layers"] = tuple((int(kernel), int(stride)) for kernel, stride in converted["conv_layers"])
+        if "variant" in converted:
+            converted["variant"] = ContextVariant(**converted["variant"])
         return EncoderConfig(**converted)
     except (TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{source}: not a usable encoder configuration: {error}") from error

@@ -2,7 +2,7 @@
 
 `ConvFeatureEncoder` is the paper's stack of strided convolutions (wav2vec 2.0, Baevski et al. 2020, section 2).
 `LogMelFeatureEncoder` computes normalized log-mel features and stacks neighbours; it has no weights and costs a
-hundredth, which is what makes pre-training on a small machine possible.
+hundredth, which is what makes pre-training on a small machine possible. `FbankFeatureEncoder` is w2v-BERT 2.0's.
 
 Shapes: B utterances, S samples, T frames, C latent dim.
 """
@@ -170,6 +170,62 @@ class LogMelFeatureEncoder(nn.Module):
             lengths = output_length(num_samples, self.strided_layers[:1])
             mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
             features = (features - mean) * torch.rsqrt(variance + 1e-3)
+            num_frames = output_length(lengths, self.strided_layers[1:])
+            max_frames = features.shape[1] // self.stack
+            latents = features[:, : max_frames * self.stack].reshape(features.shape[0], max_frames, self.dim)
+            if not is_full(num_frames, max_frames):
+                latents = latents.masked_fill(padding_mask(num_frames, max_frames)[:, :, None], 0)
+        return latents, num_frames
+
+
+class FbankFeatureEncoder(nn.Module):
+    """Kaldi's log-mel filter bank, normalized per utterance and mel bin, `stack` neighbouring frames joined into one.
+
+    What w2v-BERT 2.0 takes: samples as 16-bit numbers, per window the mean removed and pre-emphasis of 0.97, Povey
+    window, power spectrum of the next power of two, mel filters that are triangles on the mel scale, natural
+    logarithm; unbiased variance. Always computed in fp32 and without gradient.
+    """
+
+    mel_filters: Tensor
+    window: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        num_mels: int,
+        window_samples: int,
+        hop_samples: int,
+        stack: int,
+        floor: float = 2**-23,
+    ) -> None:
+        super().__init__()
+        from torchaudio.compliance.kaldi import get_mel_banks
+
+        self.strided_layers = ((window_samples, hop_samples), (stack, stack))
+        self.dim = num_mels * stack
+        self.stack = stack
+        self.floor = floor
+        self.fft_size = 1 << (window_samples - 1).bit_length()
+        filters, _ = get_mel_banks(num_mels, self.fft_size, float(sample_rate), 20.0, 0.0, 100.0, -500.0, 1.0)
+        self.register_buffer("mel_filters", F.pad(filters, (0, 1)).T.contiguous(), persistent=False)
+        self.register_buffer("window", torch.hann_window(window_samples, periodic=False) ** 0.85, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            (window_samples, hop_samples), _ = self.strided_layers
+            frames = waveform.float().unfold(1, window_samples, hop_samples) * 2**15  # [B, 10 ms frames, window]
+            frames = frames - frames.mean(dim=2, keepdim=True)
+            frames = frames - 0.97 * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
+            spectrum = torch.fft.rfft(frames * self.window, n=self.fft_size)
+            power = torch.view_as_real(spectrum).square().sum(dim=-1)
+            features = (power @ self.mel_filters).clamp(min=self.floor).log()
+            lengths = output_length(num_samples, self.strided_layers[:1])
+            mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
+            unbiased = lengths / (lengths - 1).clamp(min=1)
+            features = (features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)
             num_frames = output_length(lengths, self.strided_layers[1:])
             max_frames = features.shape[1] // self.stack
             latents = features[:, : max_frames * self.stack].reshape(features.shape[0], max_frames, self.dim)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.nn.context_encoder import ContextEncoder, SelfAttention, TransformerLayer
+from speechssl.nn.attention import SelfAttention
+from speechssl.nn.context_encoder import ContextEncoder, TransformerLayer
 
 DIM, HEADS = 8, 2
 

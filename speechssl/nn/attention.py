@@ -1,0 +1,81 @@
+"""Self-attention and the feed-forward part of a context layer.
+
+Shapes: B utterances, T frames, D model dim, H heads, E = D / H dims of a head.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechssl.nn.relative_positions import AttentionPositions
+
+Activation = Literal["gelu", "swish"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "swish": F.silu}
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention on `scaled_dot_product_attention`."""
+
+    def __init__(
+        self, dim: int, num_heads: int, *, dropout: float, positions: AttentionPositions | None = None
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.input_projection = nn.Linear(dim, 3 * dim)  # query, key, value
+        self.output_projection = nn.Linear(dim, dim)
+        self.positions = positions
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None, shared: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: `[B, T, D]`.
+            attention_mask: bool `[B, 1, 1, T]` (True = may be looked at) or None.
+            shared: what all layers know of relative positions (`SharedPositions`), where there are any.
+
+        Returns:
+            `[B, T, D]`.
+        """
+        batch, time, dim = x.shape
+        heads = (batch, time, 3, self.num_heads, dim // self.num_heads)
+        if self.positions is None:
+            # [B, T, 3 D] -> three of [B, H, T, E]
+            query, key, value = self.input_projection(x).view(heads).permute(2, 0, 3, 1, 4)
+            bias = attention_mask
+        else:
+            assert shared is not None, "relative positions need what the context encoder shares among its layers"
+            query, key, value = (
+                self.positions.project(x, self.input_projection, shared).view(heads).permute(2, 0, 3, 1, 4)
+            )
+            query, bias = self.positions(x, query, shared)
+            if bias is None:
+                bias = attention_mask
+            elif attention_mask is not None:
+                bias = bias.masked_fill(~attention_mask, float("-inf"))
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+        )
+        output: Tensor = self.output_projection(attended.transpose(1, 2).reshape(batch, time, dim))
+        return output
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, linear."""
+
+    def __init__(
+        self, dim: int, hidden_dim: int, *, dropout: float, activation_dropout: float, activation: Activation = "gelu"
+    ) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, hidden_dim)
+        self.contract = nn.Linear(hidden_dim, dim)
+        self.activation = ACTIVATIONS[activation]
+        self.activation_dropout = activation_dropout
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, T, D]` -> `[B, T, D]`."""
+        x = F.dropout(self.activation(self.expand(x)), self.activation_dropout, self.training)
+        return F.dropout(self.contract(x), self.dropout, self.training)
