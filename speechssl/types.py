@@ -5,8 +5,8 @@ V entries, K distractors, L labels, N vocabulary.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -34,12 +34,16 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioBatch:
-    """Padded waveforms. `waveform` f32 `[B, S]`, `num_samples` i64 `[B]`, `sample_rate` in Hz."""
+    """Padded waveforms. `waveform` f32 `[B, S]`, `num_samples` i64 `[B]`, `sample_rate` in Hz.
+
+    `source_seconds`, where known, is what the utterances last together, without the crops.
+    """
 
     utterance_ids: tuple[str, ...]
     waveform: Tensor
     num_samples: Tensor
     sample_rate: int
+    source_seconds: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -53,7 +57,12 @@ class AudioBatch:
             waveform=self.waveform.to(device, non_blocking=True),
             num_samples=self.num_samples.to(device, non_blocking=True),
             sample_rate=self.sample_rate,
+            source_seconds=self.source_seconds,
         )
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from which copies to a GPU overlap with computation."""
+        return replace(self, waveform=self.waveform.pin_memory(), num_samples=self.num_samples.pin_memory())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +81,15 @@ class LabeledBatch:
             targets=self.targets.to(device, non_blocking=True),
             target_lengths=self.target_lengths.to(device, non_blocking=True),
             references=self.references,
+        )
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory."""
+        return replace(
+            self,
+            audio=self.audio.pin_memory(),
+            targets=self.targets.pin_memory(),
+            target_lengths=self.target_lengths.pin_memory(),
         )
 
 

@@ -1,17 +1,21 @@
-"""From manifest rows to batches: reading, planning, collation. Knows neither encoder nor objective."""
+"""From manifest rows to batches: reading, planning, augmentation, collation. Knows neither encoder nor objective."""
 
-from speechssl.data.augmentation import AugmentConfig, Augmenter
+from speechssl.data.augmentation import AugmentConfig
 from speechssl.data.batching import BatchPlan
+from speechssl.data.coverage import EpochCoverage, record_coverage
 from speechssl.data.dataset import UtteranceReader
-from speechssl.data.loader import AudioBatches, DataConfig, LabeledBatches, iterate_once
+from speechssl.data.loader import AudioBatches, LabeledBatches
+from speechssl.data.once import iterate_once
+from speechssl.data.settings import DataConfig
 
 __all__ = [
     "AudioBatches",
     "AugmentConfig",
-    "Augmenter",
     "BatchPlan",
     "DataConfig",
+    "EpochCoverage",
     "LabeledBatches",
     "UtteranceReader",
     "iterate_once",
+    "record_coverage",
 ]

@@ -30,14 +30,16 @@ def collate_audio(
         assert random is not None, "cropping needs a source of randomness"
         shortest = min(map(len, waveforms))
         waveforms = [random_crop(waveform, shortest, random) for waveform in waveforms]
-    padded = torch.zeros(len(waveforms), max(map(len, waveforms)))
+    padded = np.empty((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
     for row, waveform in zip(padded, waveforms, strict=True):
-        row[: len(waveform)] = torch.from_numpy(waveform)
+        row[: len(waveform)] = waveform
+        row[len(waveform) :] = 0
     return AudioBatch(
         utterance_ids=tuple(clip.utterance.id for clip in clips),
-        waveform=padded,
+        waveform=torch.from_numpy(padded),
         num_samples=torch.tensor([len(waveform) for waveform in waveforms]),
         sample_rate=sample_rate,
+        source_seconds=sum(clip.source_seconds for clip in clips),
     )
 
 

@@ -1,7 +1,7 @@
 """Reading manifest rows, with an optional cache in memory and a record of what could not be read."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.audio import read, read_utterance
+from speechssl.audio.files import prefetch
+from speechssl.audio.location import is_url
+from speechssl.audio.recording import RecordingError, UnreachableError
+from speechssl.data.augmentation import Augmenter
 from speechssl.errors import AudioError
 from speechssl.lengths import samples_to_seconds, seconds_to_samples
 from speechssl.types import Utterance
@@ -16,33 +20,41 @@ from speechssl.types import Utterance
 if TYPE_CHECKING:
     from speechssl.manifest import Manifest
 
-logger = logging.getLogger(__name__)
-
 SPAN_READ_FACTOR = 4
 """Recordings longer than this many crops are read by the span instead of whole."""
+TOO_SHORT = "too_short"
+"""The kind of `Unreadable` that decodes well but is shorter than the encoder's receptive field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A decoded utterance: `waveform` f32 `[S]`."""
+    """A decoded utterance: `waveform` f32 `[S]`; `source_seconds` is what it would last without a crop."""
 
     utterance: Utterance
     waveform: NDArray[np.float32]
+    source_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A row whose audio could not be used, and why."""
+    """A row whose audio could not be used: why in a sentence, and what `kind` of damage in a word."""
 
     utterance_id: str
     reason: str
+    kind: str
 
 
 class UtteranceReader:
     """Reads rows of a manifest at one sampling rate; a row that cannot be read is reported, not raised."""
 
     def __init__(
-        self, manifest: "Manifest", *, sample_rate: int, min_num_samples: int = 1, cache_megabytes: float = 0.0
+        self,
+        manifest: "Manifest",
+        *,
+        sample_rate: int,
+        min_num_samples: int = 1,
+        cache_megabytes: float = 0.0,
+        augmenter: Augmenter | None = None,
     ) -> None:
         """Read `manifest` at `sample_rate` Hz.
 
@@ -51,43 +63,89 @@ class UtteranceReader:
             sample_rate: of the waveforms, Hz.
             min_num_samples: shorter clips are unusable (the encoder's receptive field).
             cache_megabytes: decoded audio kept in memory, in each worker process.
+            augmenter: changes what is read with an epoch, before it is cropped.
         """
         self.manifest = manifest
         self.sample_rate = sample_rate
         self.min_num_samples = min_num_samples
+        self._augmenter = augmenter
         self._cache: dict[int, NDArray[np.float32]] = {}
         self._cache_bytes_left = int(cache_megabytes * 1e6)
 
-    def read(self, index: int) -> Clip | Unreadable:
-        """The whole utterance in row `index`."""
-        return self._guarded(index, lambda utterance: self._whole(index, utterance))
+    @contextmanager
+    def fetched(self, indices: Sequence[int]) -> Iterator[Sequence[Utterance]]:
+        """The rows' utterances; within the block those that lie behind URLs are on their way, many at once."""
+        utterances = [self.manifest[index] for index in indices]
+        if any(is_url(utterance.audio_filepath) for utterance in utterances):
+            missing = [u.audio_filepath for i, u in zip(indices, utterances, strict=True) if i not in self._cache]
+            with prefetch(missing):
+                yield utterances
+        else:
+            yield utterances
 
-    def read_crop(self, index: int, *, max_seconds: float, random: np.random.Generator) -> Clip | Unreadable:
-        """At most `max_seconds` of the utterance in row `index`, from a random place."""
+    def read(self, index: int, utterance: Utterance | None = None, *, epoch: int | None = None) -> Clip | Unreadable:
+        """The whole utterance in row `index` (`utterance`, where it is at hand), augmented as in `epoch`.
 
-        def crop(utterance: Utterance) -> NDArray[np.float32]:
-            if utterance.duration > SPAN_READ_FACTOR * max_seconds:
-                offset = utterance.offset + random.uniform(0, utterance.duration - max_seconds)
-                return read(utterance.audio_filepath, sample_rate=self.sample_rate, offset=offset, duration=max_seconds)
-            waveform = self._whole(index, utterance)
-            return random_crop(waveform, seconds_to_samples(max_seconds, self.sample_rate), random)
+        Raises:
+            UnreachableError: the storage cannot be reached; nothing is known of the recording.
+        """
 
-        return self._guarded(index, crop)
+        def whole(utterance: Utterance) -> tuple[NDArray[np.float32], float]:
+            waveform = self._augmented(self._whole(index, utterance), utterance, epoch)
+            return waveform, samples_to_seconds(len(waveform), self.sample_rate)
 
-    def _guarded(self, index: int, load: Callable[[Utterance], NDArray[np.float32]]) -> Clip | Unreadable:
-        utterance = self.manifest[index]
+        return self._guarded(utterance or self.manifest[index], whole)
+
+    def read_crop(
+        self,
+        index: int,
+        utterance: Utterance | None = None,
+        *,
+        max_seconds: float,
+        random: np.random.Generator,
+        epoch: int | None = None,
+    ) -> Clip | Unreadable:
+        """At most `max_seconds` of the utterance in row `index`, from a random place; else like `read`.
+
+        What is augmented is longer by as much as the augmentation can shorten it.
+        """
+        margin = 1.0 if self._augmenter is None or epoch is None else 1 / self._augmenter.config.min_length_factor
+        num_samples = seconds_to_samples(max_seconds, self.sample_rate)
+
+        def crop(utterance: Utterance) -> tuple[NDArray[np.float32], float]:
+            seconds = max_seconds * margin
+            if utterance.duration > SPAN_READ_FACTOR * seconds:
+                offset = utterance.offset + random.uniform(0, utterance.duration - seconds)
+                part = read(utterance.audio_filepath, sample_rate=self.sample_rate, offset=offset, duration=seconds)
+                total = utterance.duration
+            else:
+                whole = self._whole(index, utterance)
+                part = random_crop(whole, seconds_to_samples(seconds, self.sample_rate), random)
+                total = samples_to_seconds(len(whole), self.sample_rate)
+            waveform = self._augmented(part, utterance, epoch)
+            return random_crop(waveform, num_samples, random), total * len(waveform) / max(1, len(part))
+
+        return self._guarded(utterance or self.manifest[index], crop)
+
+    def _augmented(self, waveform: NDArray[np.float32], utterance: Utterance, epoch: int | None) -> NDArray[np.float32]:
+        if self._augmenter is None or epoch is None:
+            return waveform
+        return self._augmenter(waveform, utterance_id=utterance.id, epoch=epoch)
+
+    def _guarded(
+        self, utterance: Utterance, load: Callable[[Utterance], tuple[NDArray[np.float32], float]]
+    ) -> Clip | Unreadable:
         try:
-            waveform = load(utterance)
+            waveform, source_seconds = load(utterance)
+        except UnreachableError:
+            raise
         except AudioError as error:
-            return Unreadable(utterance_id=utterance.id, reason=str(error))
+            kind = error.kind if isinstance(error, RecordingError) else "unreadable"
+            return Unreadable(utterance_id=utterance.id, reason=str(error), kind=kind)
         if len(waveform) < self.min_num_samples:
             seconds = samples_to_seconds(len(waveform), self.sample_rate)
-            return Unreadable(
-                utterance_id=utterance.id,
-                reason=f"{utterance.audio_filepath}: {seconds:.4f} s is shorter than one frame of the encoder"
-                f" ({samples_to_seconds(self.min_num_samples, self.sample_rate):.4f} s)",
-            )
-        return Clip(utterance=utterance, waveform=waveform)
+            return too_short(utterance, seconds, min_num_samples=self.min_num_samples, sample_rate=self.sample_rate)
+        return Clip(utterance=utterance, waveform=waveform, source_seconds=source_seconds)
 
     def _whole(self, index: int, utterance: Utterance) -> NDArray[np.float32]:
         cached = self._cache.get(index)
@@ -100,6 +158,16 @@ class UtteranceReader:
         return waveform
 
 
+def too_short(utterance: Utterance, seconds: float, *, min_num_samples: int, sample_rate: int) -> Unreadable:
+    """The report of an utterance of which not even one frame can be made."""
+    return Unreadable(
+        utterance_id=utterance.id,
+        reason=f"{utterance.audio_filepath}: {seconds:.4f} s is shorter than one frame of the encoder"
+        f" ({samples_to_seconds(min_num_samples, sample_rate):.4f} s)",
+        kind=TOO_SHORT,
+    )
+
+
 def random_crop(waveform: NDArray[np.float32], num_samples: int, random: np.random.Generator) -> NDArray[np.float32]:
     """`num_samples` from a random place of `[S]`; the whole where it is not longer."""
     excess = len(waveform) - num_samples
@@ -107,18 +175,3 @@ def random_crop(waveform: NDArray[np.float32], num_samples: int, random: np.rand
         return waveform
     start = int(random.integers(0, excess + 1))
     return waveform[start : start + num_samples]
-
-
-class ProblemLog:
-    """Warns once for each unreadable utterance and keeps them for the run's summary."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.problems: dict[str, str] = {}
-
-    def add(self, problems: Sequence[Unreadable]) -> None:
-        """Note the problems of a batch."""
-        for problem in problems:
-            if problem.utterance_id not in self.problems:
-                self.problems[problem.utterance_id] = problem.reason
-                logger.warning("left out %s: %s", problem.utterance_id, problem.reason)

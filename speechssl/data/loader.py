@@ -1,140 +1,159 @@
-"""Endless streams of training batches that can start at any batch, and one ordered pass for inference.
+"""Endless streams of training batches that can start at any batch.
 
 Batch number n is a function of the manifest, the settings and the seed alone: not of the worker count, of what was
-read before, nor of where the run was resumed.
+read before, of where the run was resumed, nor of how many ranks share the work. Rank r of W takes the batches
+start + r, start + r + W, and so on; epochs follow one another without a gap, so all ranks take the same number of
+steps. What a run must remember to go on, with any number of ranks, is how many batches all of them have consumed.
 """
 
+import itertools
 import logging
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, cast
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from numpy.typing import NDArray
 
+from speechssl.data.augmentation import Augmenter
 from speechssl.data.batching import BatchPlan
-from speechssl.data.collate import collate_audio, collate_labeled
-from speechssl.data.dataset import Clip, ProblemLog, Unreadable, UtteranceReader
-from speechssl.errors import AudioError, ConfigError, TrainingError
-from speechssl.types import AudioBatch, LabeledBatch, Utterance
+from speechssl.data.coverage import MAX_PROBLEMS, EpochCoverage, ProblemLog
+from speechssl.data.dataset import TOO_SHORT, UtteranceReader, too_short
+from speechssl.data.making import Batch, BatchMaker, Crops, Labeled, Made, Recipe, Request
+from speechssl.data.settings import DataConfig
+from speechssl.data.shards import shard_windows
+from speechssl.data.workers import read_ahead
+from speechssl.errors import ConfigError, TrainingError
+from speechssl.types import AudioBatch, LabeledBatch
 
 if TYPE_CHECKING:
     from speechssl.manifest import Manifest
 
 logger = logging.getLogger(__name__)
-Batch = TypeVar("Batch", AudioBatch, LabeledBatch)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """How utterances become batches.
+class BatchStream(Generic[Batch]):
+    """What both kinds of streams have in common; made by `AudioBatches` and `LabeledBatches`.
 
-    Attributes:
-        batch_seconds: audio in a batch, padding included.
-        max_batch_size: at most so many utterances in a batch.
-        max_crop_seconds: longer utterances are cropped at random; pre-training only.
-        num_workers: processes that read ahead; 0 reads in the training process. Changes no result.
-        cache_megabytes: decoded audio kept in memory, in each worker process.
+    `plan` says which utterances make which batch; its indices are those of the rows that are long enough.
     """
 
-    batch_seconds: float = 87.5
-    max_batch_size: int | None = None
-    max_crop_seconds: float = 15.625
-    num_workers: int = 1
-    cache_megabytes: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("batch_seconds", "max_crop_seconds"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0, but is {getattr(self, name)}")
-        if self.num_workers < 0 or self.cache_megabytes < 0:
-            raise ConfigError(
-                f"num_workers and cache_megabytes must be at least 0, but are {self.num_workers} and"
-                f" {self.cache_megabytes}"
-            )
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training process alone decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _Sequel(Sampler[int]):
-    """start, start + 1, ... without end."""
-
-    def __init__(self, start: int) -> None:
-        self._start = start
-
-    def __iter__(self) -> Iterator[int]:
-        number = self._start
-        while True:
-            yield number
-            number += 1
-
-
-class _BatchStream(Dataset[tuple[Batch, list[Unreadable]]], Generic[Batch]):
-    """Batch number -> batch; the map-style dataset behind both public streams."""
-
-    def __init__(self, manifest: "Manifest", reader: UtteranceReader, plan: BatchPlan, *, num_workers: int) -> None:
+    def __init__(
+        self, manifest: "Manifest", config: DataConfig, reader: UtteranceReader, recipe: Recipe[Batch], *,
+        max_seconds: float, seed: int, rank: int, world_size: int, pin_memory: bool,
+    ) -> None:  # fmt: skip
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank must be from 0 to {world_size - 1} of {world_size} ranks, but is {rank}")
         self.manifest = manifest
-        self.plan = plan
-        self.log = ProblemLog()
-        self._reader = reader
-        self._num_workers = num_workers
+        self.rank = rank
+        self.world_size = world_size
+        self.on_epoch: Callable[[EpochCoverage], None] | None = None
+        self._num_workers = config.num_workers
+        self._pin_memory = pin_memory
+        self._log = ProblemLog()
+        self._coverage: list[EpochCoverage] = []
+        self._rows, self._num_short = self._usable_rows(reader)
+        durations = manifest.durations if self._rows is None else manifest.durations[self._rows]
+        lengths = np.clip(durations * config.augment.max_length_factor, 1e-3, max_seconds)
+        windows = None
+        if config.order == "by_shard":
+            windows = shard_windows(
+                manifest,
+                self._rows,
+                shards_at_once=config.shards_at_once,
+                batch_seconds=config.batch_seconds,
+                seed=seed,
+            )
+        self.plan = BatchPlan(
+            lengths,
+            max_batch_length=config.batch_seconds,
+            max_batch_size=config.max_batch_size,
+            seed=seed,
+            windows=windows,
+            alike=config.alike_batches,
+        )
+        self._maker = BatchMaker(reader, recipe, self.rows, plan=self.plan, seed=seed)
+
+    def _usable_rows(self, reader: UtteranceReader) -> tuple[NDArray[np.int64] | None, int]:
+        """Rows that may be long enough, by their durations, or None for all; and how many are not."""
+        durations = self.manifest.durations
+        # one sample of doubt, for the rounding of a resampled length; a duration of 0 reaches to the end of the file
+        usable = (durations * reader.sample_rate >= reader.min_num_samples - 1) | (durations == 0)
+        if usable.all():
+            return None, 0
+        short = np.flatnonzero(~usable)
+        self._log.add(
+            [
+                too_short(
+                    self.manifest[int(row)], durations[row], min_num_samples=reader.min_num_samples,
+                    sample_rate=reader.sample_rate,
+                )
+                for row in short[:MAX_PROBLEMS]
+            ]
+        )  # fmt: skip
+        if not usable.any():
+            first = next(iter(self._log.problems.values()))
+            raise TrainingError(f"none of the {len(durations)} utterances can be used; the first problem: {first}")
+        return np.flatnonzero(usable), len(short)
+
+    def rows(self, number: int) -> NDArray[np.int64]:
+        """Rows of the manifest in batch `number`."""
+        indices = self.plan.batch(number)
+        return indices if self._rows is None else self._rows[indices]
 
     @property
     def problems(self) -> dict[str, str]:
         """Utterances left out so far: id -> reason."""
-        return self.log.problems
+        return self._log.problems
+
+    @property
+    def coverage(self) -> tuple[EpochCoverage, ...]:
+        """What this rank was handed since `batches` was called last, by epoch."""
+        return tuple(self._coverage)
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """Batches from number `start` on, without end; unreadable utterances are left out and counted."""
-        # each item is a whole batch already, so the loader neither batches nor reorders
-        loader = DataLoader(
-            self,
-            batch_size=None,
-            sampler=_Sequel(start),
-            num_workers=self._num_workers,
-            prefetch_factor=4 if self._num_workers else None,
-            worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # else the loader draws from the global random state
-        )
-        for batch, problems in loader:
-            self.log.add(problems)
-            yield batch
+        """This rank's batches from global number `start` on, without end.
 
-    def __getitem__(self, number: int) -> tuple[Batch, list[Unreadable]]:
-        problems: list[Unreadable] = []
-        # a batch of which nothing can be read gives way to the next, so that numbering stays fixed
-        for candidate in range(number, number + self.plan.num_batches + 1):
-            clips = []
-            random = np.random.default_rng([self._seed, candidate])
-            for index in self.plan.batch(candidate):
-                clip = self._load(int(index), random)
-                if isinstance(clip, Clip):
-                    clips.append((int(index), clip))
-                else:
-                    problems.append(clip)
-            if clips:
-                return self._collate(clips, random), problems
-        raise TrainingError(
-            f"none of the {len(self.manifest)} utterances can be read; the first problem: {problems[0].reason};"
-            " run `speechssl manifest validate --audio` on the manifest"
-        )
+        Unreadable utterances are left out and counted. Where nothing of a batch can be read, another batch is repeated
+        in its place and counted, so that numbering stays fixed and no rank has to stand aside.
 
-    _seed: int
+        Raises:
+            TrainingError: nothing can be read at all, or a worker process died.
+            UnreachableError: the storage cannot be reached.
+        """
+        self._coverage = []
+        with closing(read_ahead(self._maker, self._requests(start), num_workers=self._num_workers)) as made:
+            for item in made:
+                self._log.add(item.problems)
+                self._cover(item, start)
+                yield cast(Batch, item.batch.pin_memory()) if self._pin_memory else item.batch
 
-    def _load(self, index: int, random: np.random.Generator) -> Clip | Unreadable:
-        return self._reader.read(index)
+    def _requests(self, start: int) -> Iterator[Request]:
+        for number in itertools.count(start + self.rank, self.world_size):
+            yield Request(number=number, epoch=self.plan.epoch(number), rows=self.rows(number))
 
-    def _collate(self, clips: Sequence[tuple[int, Clip]], random: np.random.Generator) -> Batch:
-        raise AssertionError("each stream collates in its own way")
+    def _cover(self, made: Made[Batch], start: int) -> None:
+        """Count a batch that is about to be handed over, and tell where an epoch ends with it."""
+        part = made.coverage
+        if made.number % self.plan.num_batches == 0 and self._num_short:
+            short = EpochCoverage(epoch=part.epoch, planned=self._num_short, left_out={TOO_SHORT: self._num_short})
+            part = part.merged(short)
+        if self._coverage and self._coverage[-1].epoch == part.epoch:
+            part = self._coverage.pop().merged(part)
+        else:
+            first = start % self.plan.num_batches if part.epoch == self.plan.epoch(start) else 0
+            part = replace(part, first_place=first)
+        part = replace(part, ended=self.plan.epoch(made.number + self.world_size) > part.epoch)
+        self._coverage.append(part)
+        if part.ended:
+            share = f" (rank {self.rank} of {self.world_size})" if self.world_size > 1 else ""
+            logger.info("%s%s", part.describe(), share)
+            if self.on_epoch is not None:
+                self.on_epoch(part)
 
 
-class AudioBatches(_BatchStream[AudioBatch]):
+class AudioBatches(BatchStream[AudioBatch]):
     """Unlabelled batches of equal crops: each utterance is cropped to at most `max_crop_seconds`, then to the
     shortest of its batch, at random places; batches are of similar lengths, so little is cut off.
     """
@@ -147,35 +166,24 @@ class AudioBatches(_BatchStream[AudioBatch]):
         sample_rate: int,
         min_num_samples: int,
         seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
     ) -> None:
-        """Batches of `manifest` at `sample_rate` Hz; clips below `min_num_samples` are left out and counted."""
+        """Batches of `manifest` at `sample_rate` Hz for one of `world_size` ranks.
+
+        Clips below `min_num_samples` are left out and counted. `pin_memory` is for training on a GPU.
+        """
         if len(manifest) == 0:
             raise ConfigError("the training manifest has no rows; build it from a folder that holds recordings")
-        self._seed = seed
-        self._max_crop_seconds = config.max_crop_seconds
-        lengths = np.minimum(np.maximum(manifest.durations, 1e-3), config.max_crop_seconds)
+        reader = _reader(manifest, config, sample_rate=sample_rate, min_num_samples=min_num_samples, seed=seed)
         super().__init__(
-            manifest,
-            UtteranceReader(
-                manifest,
-                sample_rate=sample_rate,
-                min_num_samples=min_num_samples,
-                cache_megabytes=config.cache_megabytes,
-            ),
-            BatchPlan(lengths, max_batch_length=config.batch_seconds, max_batch_size=config.max_batch_size, seed=seed),
-            num_workers=config.num_workers,
-        )
-
-    def _load(self, index: int, random: np.random.Generator) -> Clip | Unreadable:
-        return self._reader.read_crop(index, max_seconds=self._max_crop_seconds, random=random)
-
-    def _collate(self, clips: Sequence[tuple[int, Clip]], random: np.random.Generator) -> AudioBatch:
-        return collate_audio(
-            [clip for _, clip in clips], sample_rate=self._reader.sample_rate, lengths="crop", random=random
-        )
+            manifest, config, reader, Crops(reader, config.max_crop_seconds), max_seconds=config.max_crop_seconds,
+            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory,
+        )  # fmt: skip
 
 
-class LabeledBatches(_BatchStream[LabeledBatch]):
+class LabeledBatches(BatchStream[LabeledBatch]):
     """Whole utterances, padded, with their label sequences."""
 
     def __init__(
@@ -187,68 +195,29 @@ class LabeledBatches(_BatchStream[LabeledBatch]):
         sample_rate: int,
         min_num_samples: int,
         seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
     ) -> None:
-        """Batches of `manifest` at `sample_rate` Hz; `labels[i]` belongs to row i."""
+        """Like `AudioBatches`; `labels[i]` belongs to row i."""
         if len(manifest) == 0:
             raise ConfigError("the training manifest has no rows; build it with transcripts, or lift the filters")
         assert len(labels) == len(manifest), "one label sequence for each row"
-        self._seed = seed
-        self._labels = labels
+        reader = _reader(manifest, config, sample_rate=sample_rate, min_num_samples=min_num_samples, seed=seed)
         super().__init__(
-            manifest,
-            UtteranceReader(
-                manifest,
-                sample_rate=sample_rate,
-                min_num_samples=min_num_samples,
-                cache_megabytes=config.cache_megabytes,
-            ),
-            BatchPlan(
-                np.maximum(manifest.durations, 1e-3),
-                max_batch_length=config.batch_seconds,
-                max_batch_size=config.max_batch_size,
-                seed=seed,
-            ),
-            num_workers=config.num_workers,
-        )
-
-    def _collate(self, clips: Sequence[tuple[int, Clip]], random: np.random.Generator) -> LabeledBatch:
-        return collate_labeled(
-            [clip for _, clip in clips],
-            [self._labels[index] for index, _ in clips],
-            sample_rate=self._reader.sample_rate,
-        )
+            manifest, config, reader, Labeled(reader, labels), max_seconds=float("inf"),
+            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory,
+        )  # fmt: skip
 
 
-def iterate_once(
-    manifest: "Manifest",
-    *,
-    batch_seconds: float,
-    sample_rate: int,
-    min_num_samples: int = 1,
-    on_error: Callable[[Utterance, AudioError], None] | None = None,
-) -> Iterator[AudioBatch]:
-    """Every readable utterance exactly once, whole, longest first, padded within a batch.
-
-    Longest first so that a batch that does not fit in memory fails at once. What cannot be read is handed to
-    `on_error` and left out.
-    """
-    if len(manifest) == 0:
-        return
-    reader = UtteranceReader(manifest, sample_rate=sample_rate, min_num_samples=min_num_samples)
-    durations = np.maximum(manifest.durations, 1e-3)
-    order = np.argsort(-durations, kind="stable")
-    place = 0
-    while place < len(order):
-        size = max(1, int(batch_seconds // durations[order[place]]))
-        clips = []
-        for index in order[place : place + size]:
-            clip = reader.read(int(index))
-            if isinstance(clip, Clip):
-                clips.append(clip)
-            elif on_error is not None:
-                on_error(manifest[int(index)], AudioError(clip.reason))
-            else:
-                logger.warning("left out %s: %s", clip.utterance_id, clip.reason)
-        place += size
-        if clips:
-            yield collate_audio(clips, sample_rate=sample_rate)
+def _reader(
+    manifest: "Manifest", config: DataConfig, *, sample_rate: int, min_num_samples: int, seed: int
+) -> UtteranceReader:
+    augmenter = Augmenter(config.augment, sample_rate=sample_rate, seed=seed) if config.augment.enabled else None
+    return UtteranceReader(
+        manifest,
+        sample_rate=sample_rate,
+        min_num_samples=min_num_samples,
+        cache_megabytes=config.cache_megabytes,
+        augmenter=augmenter,
+    )

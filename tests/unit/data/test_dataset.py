@@ -9,7 +9,8 @@ import soundfile
 
 from speechssl.data import UtteranceReader
 from speechssl.data.collate import collate_audio, collate_labeled
-from speechssl.data.dataset import SPAN_READ_FACTOR, Clip, ProblemLog, Unreadable, random_crop
+from speechssl.data.coverage import ProblemLog
+from speechssl.data.dataset import SPAN_READ_FACTOR, Clip, Unreadable, random_crop
 from speechssl.manifest import Manifest
 from speechssl.types import Utterance
 
@@ -110,10 +111,14 @@ def test_too_short_rows_are_reported(ramps: Callable[..., Manifest]) -> None:
     assert len(clip(reader.read(1)).waveform) == 400
 
 
+def problem(utterance_id: str, reason: str) -> Unreadable:
+    return Unreadable(utterance_id=utterance_id, reason=reason, kind="unreadable")
+
+
 def test_the_log_keeps_the_first_reason_of_each_utterance(caplog: pytest.LogCaptureFixture) -> None:
     log = ProblemLog()
-    log.add([Unreadable(utterance_id="a", reason="gone"), Unreadable(utterance_id="b", reason="cut")])
-    log.add([Unreadable(utterance_id="a", reason="gone again")])
+    log.add([problem("a", "gone"), problem("b", "cut")])
+    log.add([problem("a", "gone again")])
     assert log.problems == {"a": "gone", "b": "cut"}
     assert len(caplog.records) == 2
 
@@ -125,7 +130,8 @@ def made_clip(length: int, *, name: str = "x", text: str | None = None) -> Clip:
     utterance = Utterance(
         id=name, audio_filepath=f"{name}.wav", sample_rate=RATE, num_samples=length, duration=length / RATE, text=text
     )
-    return Clip(utterance=utterance, waveform=np.arange(1, length + 1, dtype=np.float32))
+    waveform = np.arange(1, length + 1, dtype=np.float32)
+    return Clip(utterance=utterance, waveform=waveform, source_seconds=length / RATE)
 
 
 def test_padding_is_zeros_beyond_the_length() -> None:

@@ -1,0 +1,196 @@
+"""Make things ahead of time in other processes, in order; a process that dies ends the stream with the reason.
+
+The requests are dealt out in turn. Each worker has a few of them waiting, so what lies ready is bounded, and the order
+of the results is that of the requests, whoever is faster.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from io import BytesIO
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeVar
+
+import torch
+import torch.multiprocessing  # tensors go between processes through shared memory
+
+from speechssl.errors import SpeechSSLError, TrainingError
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+READ_AHEAD = 4
+"""Results that each worker makes ahead."""
+
+GRACE_SECONDS = 0.2
+"""Workers that are still reading so long after the end are killed."""
+
+_SMALL_BYTES = 1 << 15
+
+
+def read_ahead(
+    make: Callable[[Request], Result], requests: Iterable[Request], *, num_workers: int, ahead: int = READ_AHEAD
+) -> Generator[Result, None, None]:
+    """`make(request)` for every request in order, made by `num_workers` processes, or here where there are none.
+
+    Closing the iterator ends the processes at once, whatever they are doing.
+
+    Raises:
+        TrainingError: a process died (killed, out of memory, a crash within a decoder).
+        Exception: what `make` raised, when its result is due.
+    """
+    if num_workers == 0:
+        yield from map(make, requests)
+        return
+    waiting: deque[_Worker] = deque()
+    pending = iter(requests)
+    workers = _start(make, num_workers)
+    try:
+        for _ in range(ahead):
+            for worker in workers:
+                for request in _next(pending):
+                    worker.send(request)
+                    waiting.append(worker)
+        while waiting:
+            worker = waiting.popleft()
+            result = worker.receive()
+            for request in _next(pending):
+                worker.send(request)
+                waiting.append(worker)
+            yield result
+    finally:
+        _stop(workers)
+
+
+def _next(requests: Iterator[Request]) -> Iterator[Request]:
+    """The next request, or nothing."""
+    for request in requests:
+        yield request
+        return
+
+
+def _start(make: Callable[[Any], Any], num_workers: int) -> "list[_Worker]":
+    # A fork takes milliseconds and shares the manifest; a fresh interpreter takes seconds to import torch.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    workers: list[_Worker] = []
+    for _ in range(num_workers):
+        workers.append(_Worker(context, make, siblings=[worker.connection for worker in workers]))
+    return workers
+
+
+def _stop(workers: "list[_Worker]") -> None:
+    """End the processes: those that wait for work see their pipe close, the others are killed."""
+    for worker in workers:
+        worker.connection.close()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        worker.process.join(timeout=max(0.0, deadline - time.monotonic()))
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.process.close()
+
+
+class _Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self, context: Any, make: Callable[[Any], Any], *, siblings: list[Connection]) -> None:
+        self.connection, theirs = context.Pipe()
+        # A fork inherits our ends of all pipes so far, and would keep them open when this process is gone.
+        inherited = [*siblings, self.connection] if context.get_start_method() == "fork" else []
+        self.process = context.Process(target=_serve, args=(make, theirs, inherited), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def send(self, request: Any) -> None:
+        try:
+            self.connection.send(request)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._fault() from None
+
+    def receive(self) -> Any:
+        # What a process finished before it died is still in the pipe, so the pipe comes first.
+        wait([self.connection, self.process.sentinel])
+        try:
+            if not self.connection.poll():
+                raise EOFError
+            result = ForkingPickler.loads(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            raise self._fault() from None
+        if isinstance(result, _Failure):
+            raise result.error
+        return result
+
+    def _fault(self) -> TrainingError:
+        self.process.join(timeout=1)
+        code = self.process.exitcode
+        how = f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        hint = "a recording may have crashed its decoder: run `speechssl manifest validate --audio`"
+        if code == -signal.SIGKILL:
+            hint = "the system may have run out of memory: lower num_workers, cache_megabytes or batch_seconds"
+        elif code == -signal.SIGBUS:
+            hint = "shared memory may be full: make /dev/shm larger, or lower num_workers or batch_seconds"
+        return TrainingError(
+            f"a process that reads recordings (pid {self.process.pid}) {how}; {hint}, then start the same command again"
+        )
+
+
+class _Failure:
+    """What `make` raised, on its way to the process that asked."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _serve(make: Callable[[Any], Any], connection: Connection, inherited: list[Connection]) -> None:
+    """The life of a worker: until its pipe is closed or its parent is gone."""
+    for other in inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent alone decides what it means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        while True:
+            request = connection.recv()
+            try:
+                result = make(request)
+            except SpeechSSLError as error:
+                result = _Failure(error)
+            except Exception:
+                result = _Failure(RuntimeError(f"in a process that reads recordings:\n{traceback.format_exc()}"))
+            connection.send_bytes(_dumped(result))
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Pickler(ForkingPickler):
+    """Shared memory for large tensors, and plain copies of small ones, which are faster."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.nbytes <= _SMALL_BYTES:
+            return torch.from_numpy, (value.numpy(),)
+        return NotImplemented
+
+
+def _dumped(result: Any) -> bytes:
+    buffer = BytesIO()
+    _Pickler(buffer).dump(result)
+    return buffer.getvalue()
