@@ -7,7 +7,7 @@ result = pretrain.run(pretrain.PretrainConfig(manifests=("train.jsonl",), run_di
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from speechssl.config import from_dict, to_dict
-from speechssl.data import AudioBatches, DataConfig, iterate_once
+from speechssl.data import AudioBatches, DataConfig, EpochCoverage, coverage_file, current_ranks, iterate_once
 from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, load_encoder, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.lengths import input_length
@@ -75,11 +75,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainResult:
-    """A finished or interrupted run; `left_out` maps the ids of utterances that could not be used to the reason."""
+    """A finished or interrupted run.
+
+    `left_out` maps the ids of utterances that could not be used to the reason. `coverage` counts, by epoch, what this
+    process was handed; the run's `coverage.jsonl` has it for all of the run.
+    """
 
     run_directory: Path
     training: TrainingResult
     left_out: Mapping[str, str]
+    coverage: tuple[EpochCoverage, ...] = ()
 
 
 def resolve_encoder(preset: str, overrides: Mapping[str, Any]) -> EncoderConfig:
@@ -98,14 +103,18 @@ class PretrainTask:
 
     def __init__(
         self, encoder: SpeechEncoder, objective: nn.Module, stream: AudioBatches, valid: Manifest | None, *,
-        valid_batch_seconds: float, seed: int,
+        valid_batch_seconds: float, seed: int, num_workers: int = 0,
     ) -> None:  # fmt: skip
-        """Train `encoder` with `objective` on `stream`; `valid` rows are measured whole, in a fixed order."""
+        """Train `encoder` with `objective` on `stream`; `valid` rows are measured whole, in a fixed order.
+
+        `num_workers` processes read ahead for that.
+        """
         self.encoder = encoder
         self.objective: Any = objective
         self.stream = stream
         self._valid = valid
         self._valid_batch_seconds = valid_batch_seconds
+        self._num_workers = num_workers
         self._seed = seed
 
     @property
@@ -126,8 +135,8 @@ class PretrainTask:
         return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
     def batches(self, start: int) -> Iterator[AudioBatch]:
-        """Micro-batches from number `start` on."""
-        return self.stream.batches(start)
+        """This rank's micro-batches from its number `start` on, when all ranks have made as many."""
+        return self.stream.batches(start * self.stream.world_size)
 
     def batch_seconds(self, batch: AudioBatch) -> float:
         """Seconds of audio in a batch."""
@@ -143,7 +152,11 @@ class PretrainTask:
     def loss(self, batch: AudioBatch, *, step: int, generator: torch.Generator) -> ObjectiveOutput:
         """The objective's loss."""
         output: ObjectiveOutput = self.objective(self.encoder, batch, step=step, generator=self._on_device(generator))
-        return output
+        if not batch.source_seconds:
+            return output
+        seconds = batch.waveform.numel() / batch.sample_rate  # crops are equal: there is no padding
+        cropped = torch.tensor(max(0.0, 1 - seconds / batch.source_seconds))
+        return replace(output, metrics={**output.metrics, "cropped_share": cropped})
 
     def compile(self) -> None:
         """Compile what profits with lengths that change from batch to batch."""
@@ -174,6 +187,7 @@ class PretrainTask:
             batch_seconds=self._valid_batch_seconds,
             sample_rate=rate,
             min_num_samples=shortest_clip(self.encoder),
+            num_workers=self._num_workers,
         )
         for number, batch in enumerate(batches):
             generator = torch.Generator(self.encoder.device).manual_seed(derive_seed("valid", self._seed, number))
@@ -230,18 +244,26 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
     device = resolve_device(config.device)
     encoder.to(device).train()
     objective.to(device).train()
+    ranks = current_ranks()
     stream = AudioBatches(
         manifest,
         config.data,
         sample_rate=encoder.config.sample_rate,
         min_num_samples=shortest_clip(encoder),
         seed=derive_seed("data", seed) % 2**32,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        pin_memory=device.type == "cuda",
+        coverage_file=coverage_file(Path(config.run_directory), ranks),
     )
     logger.info(
-        "pre-training on %.2f hours in %d utterances, %d batches an epoch",
-        manifest.total_seconds / 3600, len(manifest), stream.plan.num_batches,
+        "pre-training on %.2f hours in %d utterances, %s",
+        manifest.total_seconds / 3600, len(manifest), stream.describe(),
     )  # fmt: skip
-    task = PretrainTask(encoder, objective, stream, valid, valid_batch_seconds=config.data.batch_seconds, seed=seed)
+    task = PretrainTask(
+        encoder, objective, stream, valid, valid_batch_seconds=config.data.batch_seconds, seed=seed,
+        num_workers=config.data.num_workers,
+    )  # fmt: skip
     result = train(
         task,
         config=config.training,
@@ -251,7 +273,12 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
         description="pre-training",
         resume=resume,
     )
-    return PretrainResult(run_directory=Path(config.run_directory), training=result, left_out=dict(stream.problems))
+    return PretrainResult(
+        run_directory=Path(config.run_directory),
+        training=result,
+        left_out=dict(stream.problems),
+        coverage=stream.coverage,
+    )
 
 
 def fingerprint(*manifests: Manifest | None) -> str:

@@ -2,10 +2,11 @@
 
 from speechssl.data.augmentation import AugmentConfig
 from speechssl.data.batching import BatchPlan
-from speechssl.data.coverage import EpochCoverage, record_coverage
+from speechssl.data.coverage import EpochCoverage, coverage_file
 from speechssl.data.dataset import UtteranceReader
 from speechssl.data.loader import AudioBatches, LabeledBatches
 from speechssl.data.once import iterate_once
+from speechssl.data.ranks import Ranks, current_ranks
 from speechssl.data.settings import DataConfig
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "DataConfig",
     "EpochCoverage",
     "LabeledBatches",
+    "Ranks",
     "UtteranceReader",
+    "coverage_file",
+    "current_ranks",
     "iterate_once",
-    "record_coverage",
 ]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from speechssl.data.dataset import Unreadable
+from speechssl.data.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,11 @@ class EpochCoverage:
 _SUMMED = ("num_batches", "planned", "delivered", "repeated", "seconds", "padded_seconds", "source_seconds")
 
 
+def coverage_file(run_directory: Path, ranks: Ranks) -> Path:
+    """Where a rank of a run records what it was handed: `coverage.jsonl`, or `coverage.rank1.jsonl` and so on."""
+    return run_directory / (f"coverage.rank{ranks.rank}.jsonl" if ranks.rank else "coverage.jsonl")
+
+
 def record_coverage(path: Path, coverage: EpochCoverage) -> None:
     """Add a line of JSON to `path`; it replaces what was written of the same epoch from the same place on or later.
 
@@ -108,6 +114,7 @@ def record_coverage(path: Path, coverage: EpochCoverage) -> None:
                 kept.append(line)
     shares = {"padding_share": coverage.padding_share, "cropped_share": coverage.cropped_share}
     kept.append(json.dumps({**asdict(coverage), **shares}))
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text("\n".join(kept) + "\n", encoding="utf-8")
     temporary.replace(path)

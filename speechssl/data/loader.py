@@ -8,9 +8,10 @@ steps. What a run must remember to go on, with any number of ranks, is how many 
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.augmentation import Augmenter
 from speechssl.data.batching import BatchPlan
-from speechssl.data.coverage import MAX_PROBLEMS, EpochCoverage, ProblemLog
+from speechssl.data.coverage import MAX_PROBLEMS, EpochCoverage, ProblemLog, record_coverage
 from speechssl.data.dataset import TOO_SHORT, UtteranceReader, too_short
 from speechssl.data.making import Batch, BatchMaker, Crops, Labeled, Made, Recipe, Request
 from speechssl.data.settings import DataConfig
@@ -41,21 +42,23 @@ class BatchStream(Generic[Batch]):
 
     def __init__(
         self, manifest: "Manifest", config: DataConfig, reader: UtteranceReader, recipe: Recipe[Batch], *,
-        max_seconds: float, seed: int, rank: int, world_size: int, pin_memory: bool,
+        max_seconds: float, seed: int, rank: int, world_size: int, pin_memory: bool, coverage_file: Path | None,
     ) -> None:  # fmt: skip
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be from 0 to {world_size - 1} of {world_size} ranks, but is {rank}")
         self.manifest = manifest
         self.rank = rank
         self.world_size = world_size
-        self.on_epoch: Callable[[EpochCoverage], None] | None = None
+        self._coverage_file = coverage_file
         self._num_workers = config.num_workers
         self._pin_memory = pin_memory
         self._log = ProblemLog()
         self._coverage: list[EpochCoverage] = []
         self._rows, self._num_short = self._usable_rows(reader)
         durations = manifest.durations if self._rows is None else manifest.durations[self._rows]
-        lengths = np.clip(durations * config.augment.max_length_factor, 1e-3, max_seconds)
+        longest = np.maximum(durations * config.augment.max_length_factor, 1e-3)
+        lengths = np.minimum(longest, max_seconds)
+        self._share_within_max_seconds = float(lengths.sum() / longest.sum())
         windows = None
         if config.order == "by_shard":
             windows = shard_windows(
@@ -123,11 +126,15 @@ class BatchStream(Generic[Batch]):
             UnreachableError: the storage cannot be reached.
         """
         self._coverage = []
-        with closing(read_ahead(self._maker, self._requests(start), num_workers=self._num_workers)) as made:
-            for item in made:
-                self._log.add(item.problems)
-                self._cover(item, start)
-                yield cast(Batch, item.batch.pin_memory()) if self._pin_memory else item.batch
+        try:
+            with closing(read_ahead(self._maker, self._requests(start), num_workers=self._num_workers)) as made:
+                for item in made:
+                    self._log.add(item.problems)
+                    self._cover(item, start)
+                    yield cast(Batch, item.batch.pin_memory()) if self._pin_memory else item.batch
+        finally:
+            if self._coverage and not self._coverage[-1].ended:
+                self._record(self._coverage[-1])
 
     def _requests(self, start: int) -> Iterator[Request]:
         for number in itertools.count(start + self.rank, self.world_size):
@@ -149,8 +156,11 @@ class BatchStream(Generic[Batch]):
         if part.ended:
             share = f" (rank {self.rank} of {self.world_size})" if self.world_size > 1 else ""
             logger.info("%s%s", part.describe(), share)
-            if self.on_epoch is not None:
-                self.on_epoch(part)
+            self._record(part)
+
+    def _record(self, coverage: EpochCoverage) -> None:
+        if self._coverage_file is not None:
+            record_coverage(self._coverage_file, coverage)
 
 
 class AudioBatches(BatchStream[AudioBatch]):
@@ -169,18 +179,25 @@ class AudioBatches(BatchStream[AudioBatch]):
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        coverage_file: Path | None = None,
     ) -> None:
         """Batches of `manifest` at `sample_rate` Hz for one of `world_size` ranks.
 
-        Clips below `min_num_samples` are left out and counted. `pin_memory` is for training on a GPU.
+        Clips below `min_num_samples` are left out and counted. `pin_memory` is for training on a GPU. A line of JSON
+        for each epoch goes to `coverage_file`, if given; see `EpochCoverage`.
         """
         if len(manifest) == 0:
             raise ConfigError("the training manifest has no rows; build it from a folder that holds recordings")
         reader = _reader(manifest, config, sample_rate=sample_rate, min_num_samples=min_num_samples, seed=seed)
         super().__init__(
             manifest, config, reader, Crops(reader, config.max_crop_seconds), max_seconds=config.max_crop_seconds,
-            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory,
+            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory, coverage_file=coverage_file,
         )  # fmt: skip
+
+    def describe(self) -> str:
+        """What to expect of an epoch, for the log."""
+        cropped = 1 - self._share_within_max_seconds * (1 - self.plan.cropped_share())
+        return f"{self.plan.num_batches} batches an epoch, about {100 * cropped:.1f} % of the audio cropped off"
 
 
 class LabeledBatches(BatchStream[LabeledBatch]):
@@ -198,6 +215,7 @@ class LabeledBatches(BatchStream[LabeledBatch]):
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        coverage_file: Path | None = None,
     ) -> None:
         """Like `AudioBatches`; `labels[i]` belongs to row i."""
         if len(manifest) == 0:
@@ -206,8 +224,12 @@ class LabeledBatches(BatchStream[LabeledBatch]):
         reader = _reader(manifest, config, sample_rate=sample_rate, min_num_samples=min_num_samples, seed=seed)
         super().__init__(
             manifest, config, reader, Labeled(reader, labels), max_seconds=float("inf"),
-            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory,
+            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory, coverage_file=coverage_file,
         )  # fmt: skip
+
+    def describe(self) -> str:
+        """What to expect of an epoch, for the log."""
+        return f"{self.plan.num_batches} batches an epoch, about {100 * self.plan.padding_share():.1f} % padding"
 
 
 def _reader(

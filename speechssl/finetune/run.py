@@ -9,6 +9,7 @@ from typing import Any
 
 from speechssl.asr import CtcModel
 from speechssl.config import from_dict, to_dict
+from speechssl.data import EpochCoverage
 from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, load_encoder, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.finetune.config import FinetuneConfig
@@ -38,7 +39,8 @@ class FinetuneResult:
     """What a run came to.
 
     `left_out` says why utterances of the training manifest were not learnt from: their texts and lengths (also in
-    `left_out.jsonl` of the run), or, as far as this process has seen, their recordings.
+    `left_out.jsonl` of the run), or, as far as this process has seen, their recordings. `coverage` counts, by epoch,
+    what this process was handed of the others; the run's `coverage.jsonl` has it for all of the run.
     `unknown_validation_characters` counts characters of the validation texts that the model cannot write.
     """
 
@@ -49,6 +51,7 @@ class FinetuneResult:
     num_valid: int
     left_out: Mapping[str, str]
     unknown_validation_characters: Mapping[str, int]
+    coverage: tuple[EpochCoverage, ...] = ()
 
 
 def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
@@ -91,6 +94,7 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         num_valid=len(valid_data.manifest),
         left_out={**train_data.left_out, **task.unreadable},
         unknown_validation_characters=valid_data.unknown_characters,
+        coverage=task.coverage,
     )
 
 

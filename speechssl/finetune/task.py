@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speechssl.asr import CtcModel
 from speechssl.ctc import ctc_nll, greedy_decode, required_frames_batch
-from speechssl.data import LabeledBatches, iterate_once
+from speechssl.data import EpochCoverage, LabeledBatches, coverage_file, current_ranks, iterate_once
 from speechssl.encoder import EncoderConfig
 from speechssl.errors import AudioError
 from speechssl.finetune.config import FinetuneConfig
@@ -35,6 +35,7 @@ class _Placed:
     batch: LabeledBatch
     feasible: Tensor
     num_frames: Tensor  # i64 [B], on the CPU, so that drawing masks never waits for the device
+    padding_share: Tensor  # f32 scalar, on the CPU
 
 
 class CtcTask:
@@ -48,6 +49,7 @@ class CtcTask:
         self._valid_data = valid_data
         self._rate = model.encoder.config.sample_rate
         self._layers = model.encoder.strided_layers
+        ranks = current_ranks()
         self._stream = LabeledBatches(
             train_data.manifest,
             train_data.labels,
@@ -55,7 +57,12 @@ class CtcTask:
             sample_rate=self._rate,
             min_num_samples=receptive_field(self._layers),
             seed=derive_seed("data", config.training.seed) % 2**32,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            pin_memory=model.device.type == "cuda",
+            coverage_file=coverage_file(config.run_directory, ranks),
         )
+        logger.info("%d training utterances, %s", len(train_data.manifest), self._stream.describe())
         self._short: dict[str, str] = {}
         self._unreadable: set[str] = set()
         frozen = config.freeze_feature_encoder
@@ -71,6 +78,11 @@ class CtcTask:
     def unreadable(self) -> Mapping[str, str]:
         """Training utterances whose recording could not be used so far: id -> reason."""
         return {**self._stream.problems, **self._short}
+
+    @property
+    def coverage(self) -> tuple[EpochCoverage, ...]:
+        """What became of the training utterances, by epoch, as far as this process has seen."""
+        return self._stream.coverage
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The linear layer and the encoder's parameters, each with its factor on the learning rate.
@@ -94,8 +106,8 @@ class CtcTask:
         ]
 
     def batches(self, start: int) -> Iterator[LabeledBatch]:
-        """Micro-batches from number `start` on."""
-        return self._stream.batches(start)
+        """This rank's micro-batches from its number `start` on, when all ranks have made as many."""
+        return self._stream.batches(start * self._stream.world_size)
 
     def batch_seconds(self, batch: LabeledBatch) -> float:
         """Seconds of audio, without padding."""
@@ -108,11 +120,16 @@ class CtcTask:
         if not feasible.all():
             for row in (~feasible).nonzero().flatten().tolist():
                 self._note_short(batch.audio.utterance_ids[row])
-        return _Placed(batch=batch.to(device), feasible=feasible.to(device), num_frames=num_frames)
+        padding_share = 1 - batch.audio.num_samples.sum() / batch.audio.waveform.numel()
+        return _Placed(
+            batch=batch.to(device), feasible=feasible.to(device), num_frames=num_frames, padding_share=padding_share
+        )
 
     def _note_short(self, utterance_id: str) -> None:
-        """The recording holds less than the manifest says, else it had been found before training."""
-        if utterance_id not in self._short:
+        """The recording holds less than the manifest says, else it had been found before training; or it is played
+        faster in this epoch, which says nothing against it.
+        """
+        if utterance_id not in self._short and self._config.data.augment.min_length_factor == 1:
             self._short[utterance_id] = "its recording is shorter than the manifest says, and too short for its text"
             logger.warning(
                 "left out %s: %s; run `speechssl manifest validate --audio`", utterance_id, self._short[utterance_id]
@@ -144,6 +161,7 @@ class CtcTask:
             metrics={
                 "blank_fraction": _blank_fraction(output.logits.detach(), output.num_frames),
                 "infeasible_utterances": (~batch.feasible).sum().float(),
+                "padding_share": batch.padding_share,
             },
         )
 
@@ -196,6 +214,7 @@ class CtcTask:
             sample_rate=self._rate,
             min_num_samples=receptive_field(self._layers),
             on_error=self._note_unreadable,
+            num_workers=self._config.data.num_workers,
         ):
             texts, measured = self._measure(batch, [data.labels[row_of[name]] for name in batch.utterance_ids])
             hypotheses.update(zip(batch.utterance_ids, texts, strict=True))
