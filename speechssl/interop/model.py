@@ -1,0 +1,74 @@
+"""What an import gives: a description, and the modules that can be built of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from speechssl.encoder import EncoderConfig, SpeechEncoder
+from speechssl.errors import CheckpointError
+from speechssl.model_directory import load_weights
+from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+
+Kind = Literal["encoder", "pretraining", "ctc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model comes from: `format` (`huggingface`, ...), `source` as it was named, `licence` where it says."""
+
+    format: str
+    source: str
+    architecture: str
+    licence: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields for JSON."""
+        return {
+            "format": self.format,
+            "source": self.source,
+            "architecture": self.architecture,
+            "licence": self.licence,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedModel:
+    """A foreign model in our terms.
+
+    `encoder_state` holds all tensors of the `SpeechEncoder` of `config`; `objective` and `objective_state` are there
+    for `kind="pretraining"`; `notes` names every tensor that has no place here, and whatever was assumed.
+    """
+
+    kind: Kind
+    origin: Origin
+    config: EncoderConfig
+    encoder_state: Mapping[str, Tensor] = field(repr=False)
+    objective: ContrastiveConfig | None = None
+    objective_state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def build_encoder(self) -> SpeechEncoder:
+        """The encoder, in evaluation mode."""
+        encoder = SpeechEncoder(self.config)
+        load_weights(encoder, self.encoder_state, source=Path(self.origin.source))
+        return encoder.eval()
+
+    def build_objective(self) -> ContrastiveObjective:
+        """The quantizer and projections of a pre-training model.
+
+        Raises:
+            CheckpointError: the model has none.
+        """
+        if self.objective is None:
+            raise CheckpointError(
+                f"{self.origin.source}: holds no quantizer, so its pre-training cannot go on as it was; start the"
+                " objective anew"
+            )
+        objective = ContrastiveObjective(
+            self.objective, latent_dim=self.config.latent_dim, model_dim=self.config.model_dim
+        )
+        load_weights(objective, self.objective_state, source=Path(self.origin.source))
+        return objective.eval()
