@@ -58,6 +58,12 @@ SUBCOMMANDS = {
         "speechssl manifest augment train.jsonl --output heard/ --augment.speed.probability 1\n"
         "speechssl manifest augment train.jsonl --output heard/ --recipe pretrain.yaml --count 10",
     ),
+    "shard": Subcommand(
+        "shard",
+        "pack recordings into tar shards, on disk or in an object store; goes on where it was interrupted",
+        "speechssl manifest shard recordings.jsonl --output shards/ --max_megabytes 512 --audio_format flac\n"
+        "speechssl manifest shard recordings.jsonl --output s3://bucket/shards --save_manifest_as shards.parquet",
+    ),
     "list": Subcommand(
         "list_cards",
         "the corpora that `build` knows by name",

@@ -1,0 +1,600 @@
+"""Tar shards: written, gone on with after a kill, indexed whoever wrote them, damaged and hostile ones included."""
+
+import io
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+import soundfile
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
+from speechssl import audio
+from speechssl.cli import main
+from speechssl.errors import ConfigError, ManifestError
+from speechssl.manifest import Manifest
+from speechssl.manifest.shards import ShardOptions, build_from_shards, iterate_shard, shard_manifest
+from speechssl.manifest.shards.encode import to_integers
+from speechssl.manifest.shards.keys import make_key, split_name
+from speechssl.manifest.shards.tar import TarWriter, scan
+from speechssl.types import Utterance
+
+RATE = 16000
+
+
+def write_clips(folder: Path, count: int, *, seconds: float = 0.3, subtype: str = "PCM_16") -> Manifest:
+    """Clips of noise, with texts and speakers, as a manifest in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        samples = np.random.default_rng(number).uniform(-0.5, 0.5, int(seconds * RATE) + number)
+        path = folder / f"clip {number}.wav"
+        soundfile.write(path, samples, RATE, subtype=subtype)
+        rows.append(utterance(f"take/{number}.x", path, num_samples=len(samples), text=f"text {number} é"))
+    return Manifest.from_utterances(rows)
+
+
+def utterance(id: str, path: Path | str, *, num_samples: int, **more: Any) -> Utterance:
+    fields: dict[str, Any] = {
+        "sample_rate": RATE,
+        "duration": num_samples / RATE,
+        "speaker": "s1",
+        "extra": {"age": 30},
+    }
+    return Utterance(id=id, audio_filepath=str(path), num_samples=num_samples, **{**fields, **more})
+
+
+def assert_same_audio(made: Manifest, original: Manifest) -> None:
+    assert made.column("id").to_pylist() == original.column("id").to_pylist()
+    for new, old in zip(made, original, strict=True):
+        np.testing.assert_array_equal(audio.read_utterance(new, RATE), audio.read_utterance(old, RATE))
+        assert (new.text, new.speaker, new.num_samples) == (old.text, old.speaker, old.num_samples)
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+# --- names ---
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sets(st.text(st.characters(exclude_categories=("Cs",)), max_size=120), min_size=1, max_size=8))
+def test_keys_differ_and_are_read_back_by_webdataset(ids: set[str]) -> None:
+    keys = {make_key(id) for id in ids}
+    assert len(keys) == len(ids)
+    for key in keys:
+        assert key.isascii() and len(key) <= 80
+        assert base_plus_ext(f"{key}.flac") == (key, "flac")
+        assert split_name(f"{key}.flac") == (key, "flac")
+
+
+def test_a_plain_id_is_its_own_key() -> None:
+    assert make_key("1034-121119-0000") == "1034-121119-0000"
+    assert make_key("a/b.c").startswith("a_b_c-")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from("ab./_-"), min_size=1, max_size=12))
+def test_names_are_split_as_webdataset_splits_them(name: str) -> None:
+    key, extension = base_plus_ext(name)
+    expected = None if key is None else (key, extension)
+    assert split_name(name) == expected or name.startswith("./") or (key or "").endswith("/")
+
+
+# --- writing ---
+
+
+@pytest.mark.parametrize(("audio_format", "subtype"), [("flac", "PCM_16"), ("flac", "PCM_24"), ("wav", "PCM_16")])
+def test_shards_hold_every_sample_and_every_column(tmp_path: Path, audio_format: Any, subtype: str) -> None:
+    manifest = write_clips(tmp_path / "clips", 12, subtype=subtype)
+    options = ShardOptions(audio_format=audio_format, max_megabytes=0.05)
+    result = shard_manifest(manifest, tmp_path / "shards", options)
+    assert result.num_shards > 2
+    made = Manifest.load(result.manifest_path)
+    assert_same_audio(made, manifest)
+    assert made[3].extra == {"age": 30}
+    assert made[3].audio_filepath.startswith(str(tmp_path / "shards" / "shard-00000"))
+    assert all(path.stat().st_size <= 50_000 + 10_240 for path in (tmp_path / "shards").glob("*.tar"))
+
+
+def test_two_channels_become_their_exact_mean(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (5000, 2))
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="PCM_16")
+    manifest = Manifest.from_utterances([utterance("a", tmp_path / "a.wav", num_samples=5000)])
+    result = shard_manifest(manifest, tmp_path / "shards")
+    assert_same_audio(result.manifest, manifest)
+
+
+def test_what_has_no_exact_form_is_rounded_to_16_bits_and_clipping_is_counted(tmp_path: Path) -> None:
+    waveform = np.array([0.1, -0.2, 1.5, -1.5], np.float32)
+    samples, subtype, is_clipped = to_integers(waveform)
+    assert (samples.tolist(), subtype, is_clipped) == ([3277, -6554, 32767, -32768], "PCM_16", True)
+    soundfile.write(tmp_path / "a.wav", np.tile(waveform, 400), RATE, subtype="FLOAT")
+    result = shard_manifest(
+        Manifest.from_utterances([utterance("a", tmp_path / "a.wav", num_samples=1600)]), tmp_path / "shards"
+    )
+    assert result.num_clipped == 1
+    assert "clipped 1" in result.summary()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-(1 << 23), (1 << 23) - 1), min_size=1, max_size=20), st.booleans())
+def test_integers_of_up_to_24_bits_are_exact(values: list[int], coarse: bool) -> None:
+    values = [value // 256 * 256 for value in values] if coarse else values
+    samples, subtype, is_clipped = to_integers((np.array(values) / (1 << 23)).astype(np.float32))
+    shift = 8 if subtype == "PCM_24" else -8
+    assert not is_clipped
+    assert [int(sample) >> shift if shift > 0 else int(sample) << -shift for sample in samples] == values
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "opus", "copy"])
+def test_equal_inputs_make_equal_bytes_with_any_number_of_workers(tmp_path: Path, audio_format: Any) -> None:
+    manifest = write_clips(tmp_path / "clips", 8)
+    options = ShardOptions(audio_format=audio_format, max_megabytes=0.03)
+    shard_manifest(manifest, tmp_path / "a", options, num_workers=1)
+    shard_manifest(manifest, tmp_path / "b", options, num_workers=4)
+    assert tars(tmp_path / "a") == tars(tmp_path / "b")
+
+
+def test_opus_is_resampled_and_its_length_is_what_it_decodes_to(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 3)
+    result = shard_manifest(manifest, tmp_path / "shards", ShardOptions(audio_format="opus", sample_rate=48000))
+    for row in result.manifest:
+        assert row.sample_rate == 48000
+        assert len(audio.read(row.audio_filepath)) == row.num_samples == 3 * round(row.duration * RATE)
+
+
+def test_peers_read_our_shards(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 7)
+    result = shard_manifest(manifest, tmp_path / "shards", ShardOptions(max_megabytes=0.03))
+    urls = [str(path) for path in sorted((tmp_path / "shards").glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert len(samples) == 7
+    for sample, row in zip(samples, result.manifest, strict=True):
+        location = audio.locate(row.audio_filepath)
+        with open(location.file, "rb") as file:
+            file.seek(location.start or 0)
+            assert file.read(location.num_bytes) == sample["flac"]
+        assert sample["txt"].decode() == row.text
+        told = json.loads(sample["json"])
+        assert (told["id"], told["speaker"], told["age"]) == (row.id, "s1", 30)
+
+
+def test_spans_are_cut_or_point_into_a_recording_that_is_stored_once(tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips", 1, seconds=3)
+    path = tmp_path / "clips" / "clip 0.wav"
+    spans = [(0.5, 0.25), (1.0, 1.5), (0.0, 0.3)]
+    rows = [
+        utterance(f"s{n}", path, num_samples=round(length * RATE), offset=start, text=f"t{n}")
+        for n, (start, length) in enumerate(spans)
+    ]
+    manifest = Manifest.from_utterances(rows)
+    cut = shard_manifest(manifest, tmp_path / "cut")
+    assert_same_audio(cut.manifest, manifest)
+    assert cut.num_recordings == 3
+    assert cut.manifest.column("offset").to_pylist() == [0, 0, 0]
+    copied = shard_manifest(manifest, tmp_path / "copied", ShardOptions(audio_format="copy"))
+    assert_same_audio(copied.manifest, manifest)
+    assert copied.num_recordings == 1
+    assert copied.manifest.column("offset").to_pylist() == [0.5, 1.0, 0.0]
+    assert len(set(copied.manifest.column("audio_filepath").to_pylist())) == 1
+    found = build_from_shards(tmp_path / "copied").manifest  # the spans are in the shard itself
+    assert list(found) == list(Manifest.load(copied.manifest_path))
+
+
+def test_shuffled_shards_hold_the_same_rows_in_another_order(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 10)
+
+    def keys(name: str, **options: Any) -> list[str]:
+        result = shard_manifest(manifest, tmp_path / name, ShardOptions(**options))
+        assert_same_audio(result.manifest, manifest)
+        return [sample.key for sample in iterate_shard(str(tmp_path / name / "shard-000000.tar"))]
+
+    plain, shuffled = keys("a"), keys("b", order="shuffled", seed=1)
+    assert plain != shuffled
+    assert sorted(plain) == sorted(shuffled)
+    assert keys("c", order="shuffled", seed=1) == shuffled
+    assert keys("d", order="shuffled", seed=2) != shuffled
+
+
+def test_a_shard_holds_at_most_so_much_audio(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 9)
+    result = shard_manifest(manifest, tmp_path / "shards", ShardOptions(max_hours=1 / 3600))
+    assert result.num_shards == 3
+
+
+def test_bad_recordings_are_set_aside_with_their_reasons(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 6)
+    (tmp_path / "clips" / "clip 1.wav").unlink()
+    (tmp_path / "clips" / "clip 3.wav").write_bytes(b"no audio at all, only words " * 20)
+    content = (tmp_path / "clips" / "clip 4.wav").read_bytes()
+    (tmp_path / "clips" / "clip 4.wav").write_bytes(content[: len(content) // 2])
+    for audio_format in ("flac", "copy"):
+        result = shard_manifest(manifest, tmp_path / audio_format, ShardOptions(audio_format=audio_format))
+        assert_same_audio(result.manifest, manifest.take([0, 2, 5]))
+        assert [id for id, _ in result.skipped] == ["take/1.x", "take/3.x", "take/4.x"]
+        assert "left out 1: no such file" in result.summary()
+        lines = [json.loads(line) for line in Path(result.quarantine or "").read_text().splitlines()]
+        assert [line["kind"] for line in lines] == ["missing", "unreadable", "truncated"]
+        assert lines[0]["reason"].startswith(f"{tmp_path}/clips/clip 1.wav: no such file")
+    with pytest.raises(ManifestError, match=r"none of 2 rows can be used; the first: .*no such file"):
+        shard_manifest(manifest.take([1, 3]), tmp_path / "none")
+
+
+def test_a_span_outside_of_its_copied_recording_is_set_aside(tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips", 1)
+    path = tmp_path / "clips" / "clip 0.wav"
+    rows = [utterance("in", path, num_samples=1600), utterance("out", path, num_samples=1600, offset=9.0)]
+    result = shard_manifest(Manifest.from_utterances(rows), tmp_path / "s", ShardOptions(audio_format="copy"))
+    assert result.manifest.column("id").to_pylist() == ["in"]
+    assert result.skipped[0][0] == "out"
+
+
+def test_raw_g722_is_encoded_but_not_copied(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "a.g722").write_bytes(bytes(range(256)) * 20)
+    manifest = Manifest.from_utterances([utterance("a", tmp_path / "a.g722", num_samples=10240)])
+    with pytest.raises(ConfigError, match="1 rows are raw g722, which has no header.*audio_format flac"):
+        shard_manifest(manifest, tmp_path / "copy", ShardOptions(audio_format="copy"))
+    assert_same_audio(shard_manifest(manifest, tmp_path / "flac").manifest, manifest)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio_format": "ape"}, "audio_format must be flac, wav, opus or copy, is 'ape'"),
+        ({"order": "sorted"}, "order must be manifest or shuffled"),
+        ({"max_megabytes": 0}, "must be above 0"),
+        ({"audio_format": "copy", "sample_rate": 8000}, "copy keeps each file's sample rate"),
+        ({"audio_format": "opus", "sample_rate": 44100}, "opus knows 8000, 12000, 16000, 24000, 48000 Hz, not 44100"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ShardOptions(**options)
+
+
+# --- going on ---
+
+
+def command(manifest: Path, output: Path) -> list[str]:
+    words = [
+        "manifest",
+        "shard",
+        str(manifest),
+        "--output",
+        str(output),
+        "--max_megabytes",
+        "0.2",
+        "--num_workers",
+        "1",
+    ]
+    return [sys.executable, "-m", "speechssl", *words]
+
+
+def test_a_killed_run_goes_on_after_its_last_shard_and_makes_the_same_bytes(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 300, seconds=1.0)
+    manifest.save(tmp_path / "m.jsonl")
+    shard_manifest(manifest, tmp_path / "whole", ShardOptions(max_megabytes=0.2))
+    killed = subprocess.Popen(command(tmp_path / "m.jsonl", tmp_path / "s"), stdout=subprocess.PIPE)
+    notes = tmp_path / "s" / "shard.parts"
+    deadline = time.time() + 60
+    while len(list(notes.glob("*.parquet"))) < 3 and time.time() < deadline:
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    done = len(list(notes.glob("*.parquet")))
+    assert 3 <= done < len(tars(tmp_path / "whole"))
+    assert not (tmp_path / "s" / "shard.parquet").exists()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("*.tar")}
+    result = shard_manifest(manifest, tmp_path / "s", ShardOptions(max_megabytes=0.2))
+    assert result.num_found == done
+    assert f"{done} shards were there" in result.summary()
+    assert tars(tmp_path / "s") == tars(tmp_path / "whole")
+    assert sum(path.stat().st_mtime_ns == written for path, written in times.items()) >= done
+    assert sorted(os.listdir(tmp_path / "s")) == sorted(os.listdir(tmp_path / "whole"))  # nothing half-done stays
+    assert list(Manifest.load(result.manifest_path)) != []
+    again = shard_manifest(manifest, tmp_path / "s", ShardOptions(max_megabytes=0.2))
+    assert again.to_dict() == {**result.to_dict(), "num_shards_found": again.num_shards}
+
+
+def _shard_with_little_room(manifest: Path, output: Path, messages: "multiprocessing.Queue[str]") -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    try:
+        shard_manifest(Manifest.load(manifest), output, ShardOptions(max_megabytes=0.1))
+    except ManifestError as error:
+        messages.put(str(error))
+
+
+def test_a_full_disk_ends_the_run_and_the_next_goes_on(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 20)
+    manifest.save(tmp_path / "m.jsonl")
+    context = multiprocessing.get_context("fork")
+    messages = context.Queue()
+    child = context.Process(target=_shard_with_little_room, args=(tmp_path / "m.jsonl", tmp_path / "s", messages))
+    child.start()
+    message = messages.get(timeout=60)
+    child.join()
+    assert message.startswith(f"{tmp_path}/s: cannot be written (File too large); make room and run the same command")
+    result = shard_manifest(manifest, tmp_path / "s", ShardOptions(max_megabytes=0.1))
+    assert_same_audio(result.manifest, manifest)
+
+
+def test_another_manifest_or_other_options_do_not_go_into_the_same_shards(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 3)
+    shard_manifest(manifest, tmp_path / "s")
+    with pytest.raises(ManifestError, match=r"shard\.shards\.json: was begun with another max_megabytes;"):
+        shard_manifest(manifest, tmp_path / "s", ShardOptions(max_megabytes=1))
+    with pytest.raises(ManifestError, match="was begun with another fingerprint"):
+        shard_manifest(manifest.take([0, 1]), tmp_path / "s")
+    shard_manifest(manifest.take([0, 1]), tmp_path / "s", name="other")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "shard-000000.tar").write_bytes(b"precious")
+    with pytest.raises(ManifestError, match=r"shard-000000\.tar: is there already and not of this run"):
+        shard_manifest(manifest, tmp_path / "foreign")
+    assert (tmp_path / "foreign" / "shard-000000.tar").read_bytes() == b"precious"
+
+
+# --- an object store ---
+
+
+def test_shards_behind_a_url_are_written_indexed_and_read(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 6)
+    url = f"memory://bucket/{tmp_path.name}/shards"
+    with pytest.raises(ConfigError, match="say where the manifest of the shards goes"):
+        shard_manifest(manifest, url)
+    result = shard_manifest(manifest, url, ShardOptions(max_megabytes=0.03), manifest_path=tmp_path / "m.parquet")
+    assert result.manifest[0].audio_filepath.startswith(f"{url}/shard-000000.tar:")
+    assert_same_audio(Manifest.load(tmp_path / "m.parquet"), manifest)
+    assert list(build_from_shards(url).manifest) == list(result.manifest)
+    shard_manifest(manifest, tmp_path / "local", ShardOptions(max_megabytes=0.03))
+    stored = fsspec.filesystem("memory")
+    for name, content in tars(tmp_path / "local").items():
+        assert stored.cat_file(f"/bucket/{tmp_path.name}/shards/{name}") == content
+
+
+# --- indexing the shards of others ---
+
+
+def flac(seed: int = 0, seconds: float = 0.2) -> bytes:
+    buffer = io.BytesIO()
+    samples = np.random.default_rng(seed).uniform(-0.5, 0.5, int(seconds * RATE))
+    soundfile.write(buffer, samples, RATE, format="FLAC")
+    return buffer.getvalue()
+
+
+def pack_tar(path: Path, members: dict[str, bytes], *, format: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_shards_of_webdatasets_writers_are_indexed(tmp_path: Path) -> None:
+    with webdataset.ShardWriter(str(tmp_path / "wds-%06d.tar"), maxcount=4, verbose=False) as sink:
+        for number in range(10):
+            sink.write({
+                "__key__": f"clips/{number:03d}", "flac": flac(number), "txt": f"text {number}",
+                "json": {"speaker": number % 3, "snr": 1.5}, "cls": number,
+            })  # fmt: skip
+    result = build_from_shards(tmp_path, num_workers=2)
+    assert result.skipped == ()
+    assert [row.id for row in result.manifest] == [f"clips/{number:03d}" for number in range(10)]
+    for number, row in enumerate(result.manifest):
+        assert (row.text, row.speaker) == (f"text {number}", str(number % 3))
+        assert row.extra == {"snr": 1.5, "label": number}
+        expected = soundfile.read(io.BytesIO(flac(number)), dtype="float32")[0]
+        np.testing.assert_array_equal(audio.read_utterance(row, RATE), expected)
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_all_kinds_of_tar_are_indexed(tmp_path: Path, format: int) -> None:
+    name = "folder/" + "n" * 90 + ("é" if format != tarfile.USTAR_FORMAT else "") + "m" * 40 * (format != 0)
+    pack_tar(tmp_path / "a.tar", {f"{name}.flac": flac(), "b.wav": b"?", "c.flac": flac(1)}, format=format)
+    found = build_from_shards(tmp_path / "a.tar")
+    assert [row.id for row in found.manifest] == [name, "c"]
+    assert len(audio.read(found.manifest[1].audio_filepath)) == 3200
+    assert [name for name, _ in found.skipped] == ["a.tar/b.wav"]
+
+
+def test_gnu_tar_itself_is_indexed(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        (tmp_path / "clips" / f"{number}.flac").write_bytes(flac(number))
+        (tmp_path / "clips" / f"{number}.txt").write_text(f"text {number}")
+    subprocess.run(["tar", "--sort=name", "-cf", tmp_path / "x.tar", "-C", tmp_path, "clips"], check=True)
+    found = build_from_shards(tmp_path / "x.tar")
+    assert [(row.id, row.text) for row in found.manifest] == [(f"clips/{n}", f"text {n}") for n in range(3)]
+
+
+def test_sidecars_that_cannot_be_used_are_counted_and_their_recordings_kept(tmp_path: Path) -> None:
+    members = {
+        "a.flac": flac(), "a.json": b"{broken", "b.flac": flac(1), "b.txt": b"\xff\xfe", "c.flac": flac(2),
+        "c.json": b"[1]", "d.json": b"{}", "e.npy": b"x", "README": b"hello", "f.left.flac": flac(3),
+        "f.right.flac": flac(4), "g.flac": b"noise" * 99,
+    }  # fmt: skip
+    pack_tar(tmp_path / "a.tar", members)
+    found = build_from_shards(tmp_path)
+    assert [row.id for row in found.manifest] == ["a", "b", "c", "f.left", "f.right"]
+    reasons = {name.removeprefix("a.tar/"): reason for name, reason in found.skipped}
+    assert reasons["a.json"].endswith("its recording is kept without it")
+    assert "b.txt" in reasons and "must be a JSON object" in reasons["c.json"]
+    assert reasons["d"] == "holds no audio, only json"
+    assert reasons["e"] == "holds no audio, only npy"
+    assert reasons["README"] == "has no extension and belongs to no sample"
+    assert "is text, not audio" in reasons["g.flac"]
+    assert len(reasons) == len(found.skipped) == 7
+
+
+def test_columns_of_several_kinds_become_text_and_equal_ids_are_told_apart(tmp_path: Path) -> None:
+    pack_tar(tmp_path / "a.tar", {"x.flac": flac(), "x.json": b'{"n": 1, "m": 1}', "y.flac": flac()})
+    pack_tar(tmp_path / "b.tar", {"x.flac": flac(), "x.json": b'{"n": "two", "m": 2.5}'})
+    found = build_from_shards(tmp_path).manifest
+    assert found.column("id").to_pylist() == ["a/x", "y", "b/x"]
+    assert found.column("n").to_pylist() == ["1", None, "two"]
+    assert found.column("m").to_pylist() == [1.0, None, 2.5]
+
+
+def test_names_that_lead_out_links_and_devices_are_refused_and_counted(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        for name in ("../../up.flac", "/etc/passwd.flac", "a/../../b.flac", "C:\\x.flac", "good.flac"):
+            info = tarfile.TarInfo(name)
+            info.size = len(flac())
+            tar.addfile(info, io.BytesIO(flac()))
+        for name, kind, target in (
+            ("link.flac", tarfile.SYMTYPE, "/etc/passwd"),
+            ("hard.flac", tarfile.LNKTYPE, "good.flac"),
+            ("dev.flac", tarfile.CHRTYPE, ""),
+            ("pipe.flac", tarfile.FIFOTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    found = build_from_shards(tmp_path / "evil.tar")
+    assert [row.id for row in found.manifest] == ["good"]
+    reasons = [reason for _, reason in found.skipped]
+    assert sum("a path with `..`" in reason for reason in reasons) == 2
+    assert sum("an absolute path" in reason for reason in reasons) == 2
+    assert sum("a link" in reason for reason in reasons) == 2
+    assert sum("a device" in reason for reason in reasons) == 2
+
+
+def test_a_shard_that_was_cut_off_keeps_what_is_whole(tmp_path: Path) -> None:
+    content = pack_tar(tmp_path / "a.tar", {f"{n}.flac": flac(n) for n in range(4)}).read_bytes()
+    last = list(scan(io.BytesIO(content), len(content), "a"))[-1]
+    for cut, kept, message in (
+        (last.start + 100, 3, f"truncated: 100 of {last.num_bytes} bytes are there"),
+        (last.start - 100, 3, "damaged|no end mark"),
+        (last.start - 512, 3, "no end mark and may be cut off"),
+    ):
+        (tmp_path / "a.tar").write_bytes(content[:cut])
+        found = build_from_shards(tmp_path)
+        assert [row.id for row in found.manifest] == ["0", "1", "2"][:kept]
+        assert len(found.skipped) == 1
+        assert re.search(message, found.skipped[0][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(victim=st.integers(0, 5), noise=st.binary(min_size=512, max_size=512), pax=st.booleans())
+def test_damage_costs_its_member_and_no_other(victim: int, noise: bytes, pax: bool) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(6):
+            info = tarfile.TarInfo(f"{number}.bin" if not pax else f"é{number}.bin")
+            info.size = 700
+            tar.addfile(info, io.BytesIO(bytes([65 + number]) * 700))
+    content = buffer.getvalue()
+    members = list(scan(io.BytesIO(content), len(content), "a"))
+    assert len(members) == 6 and not any(member.fault for member in members)
+    header = members[victim].start - 512
+    damaged = content[:header] + noise + content[header + 512 :]
+    found = list(scan(io.BytesIO(damaged), len(damaged), "a"))
+    whole = [member.name for member in found if member.fault is None]
+    assert [name for name in whole if name in {m.name for m in members}] == [
+        member.name for number, member in enumerate(members) if number != victim
+    ]
+    if any(noise):
+        assert sum(member.fault is not None for member in found) == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(min_size=1, max_size=3000))
+def test_any_bytes_are_scanned_to_an_end(content: bytes) -> None:
+    try:
+        members = list(scan(io.BytesIO(content), len(content), "noise.tar"))
+    except ManifestError as error:
+        assert str(error).startswith("noise.tar: ")
+    else:
+        assert len(members) <= 10
+
+
+def test_compressed_shards_and_other_files_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("x.flac"))
+    with pytest.raises(ManifestError, match=r"holds no tar shards; a\.tar\.gz is compressed: unpack it to \.tar"):
+        build_from_shards(tmp_path)
+    (tmp_path / "a.tar.gz").rename(tmp_path / "a.tar")
+    with pytest.raises(ManifestError, match="is compressed with gzip.*`gunzip`"):
+        build_from_shards(tmp_path)
+    pack_tar(tmp_path / "b.tar", {"x.flac": flac()})
+    (tmp_path / "c.tar").write_bytes(b"no tar " * 500)
+    (tmp_path / "d.tar").write_bytes(b"")
+    found = build_from_shards(tmp_path)
+    assert len(found.manifest) == 1
+    assert [name for name, _ in found.skipped] == ["a.tar", "c.tar", "d.tar"]
+    with pytest.raises(ManifestError, match="no such file or folder"):
+        build_from_shards(tmp_path / "none")
+
+
+# --- streaming ---
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_streaming_gives_every_member_once_in_order(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechssl.manifest.shards.stream.PIECE_BYTES", 3000)
+    members = {f"{n}.{e}": bytes([n]) * (500 * n + 7) for n in range(9) for e in ("flac", "json")}
+    path = str(pack_tar(tmp_path / "a.tar", members))
+    if place == "memory":
+        fsspec.filesystem("memory").pipe("/stream/a.tar", Path(path).read_bytes())
+        path = "memory://stream/a.tar"
+    samples = list(iterate_shard(path))
+    assert [sample.key for sample in samples] == [str(n) for n in range(9)]
+    assert {f"{s.key}.{e}": content for s in samples for e, content in s.members.items()} == members
+    assert list(iterate_shard(path)) == samples
+
+
+def test_streaming_tells_what_it_leaves_out(tmp_path: Path) -> None:
+    content = pack_tar(tmp_path / "a.tar", {"a.txt": b"x", "../b.txt": b"y", "c.txt": b"z" * 600}).read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: 5 * 512 + 100])
+    samples = list(iterate_shard(str(tmp_path / "a.tar")))
+    assert [sample.key for sample in samples] == ["a"]
+    assert [name for name, _ in samples[0].faults] == ["../b.txt", "c.txt"]
+    with pytest.raises(ManifestError, match="no such file or folder"):
+        list(iterate_shard(str(tmp_path / "missing.tar")))
+
+
+# --- the command ---
+
+
+def test_the_command_shards_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = write_clips(tmp_path / "clips", 4)
+    manifest.save(tmp_path / "m.jsonl")
+    words = ["manifest", "shard", str(tmp_path / "m.jsonl"), "--output", str(tmp_path / "s"), "--sample_rate", "8000"]
+    assert main([*words, "--audio_format", "flac", "--max_megabytes", "512"]) == 0
+    assert "4 utterances" in capsys.readouterr().out
+    made = Manifest.load(tmp_path / "s" / "shard.parquet")
+    assert made.column("sample_rate").to_pylist() == [8000] * 4
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_shards_found"] == 1
+
+
+def test_the_writer_is_a_plain_tar(tmp_path: Path) -> None:
+    with open(tmp_path / "a.tar", "wb") as file:
+        writer = TarWriter(file)
+        starts = [writer.add(f"{n}.bin", bytes([n]) * n * 300) for n in range(5)]
+        writer.close()
+    content = (tmp_path / "a.tar").read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert [(m.offset_data, m.size, m.mtime, m.uid, m.uname) for m in tar] == [
+            (start, n * 300, 0, 0, "") for n, start in enumerate(starts)
+        ]
+    assert content[starts[2] : starts[2] + 600] == b"\2" * 600
