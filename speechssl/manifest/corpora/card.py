@@ -17,10 +17,20 @@ from speechssl.resources import resource_folder
 LAYOUTS = {
     "folder": "speechssl.manifest.corpora.folder",
     "voice_prompts": "speechssl.manifest.corpora.voice_prompts",
-    "fsdd": "speechssl.manifest.corpora.fsdd",
     "librispeech": "speechssl.manifest.corpora.librispeech",
+    "libri_light": "speechssl.manifest.corpora.libri_light",
     "ljspeech": "speechssl.manifest.corpora.ljspeech",
+    "vctk": "speechssl.manifest.corpora.vctk",
     "common_voice": "speechssl.manifest.corpora.common_voice",
+    "voxpopuli": "speechssl.manifest.corpora.voxpopuli",
+    "mls": "speechssl.manifest.corpora.mls",
+    "fleurs": "speechssl.manifest.corpora.fleurs",
+    "tedlium3": "speechssl.manifest.corpora.tedlium3",
+    "timit": "speechssl.manifest.corpora.timit",
+    "an4": "speechssl.manifest.corpora.an4",
+    "fsdd": "speechssl.manifest.corpora.fsdd",
+    "speech_commands": "speechssl.manifest.corpora.speech_commands",
+    "voxceleb": "speechssl.manifest.corpora.voxceleb",
 }
 """Module of each layout; it has `find(card, root) -> Found`."""
 

@@ -36,8 +36,7 @@ def find(card: CorpusCard, root: Path) -> Found:
             for row in read_fields(rejected, needed=_NEEDED):
                 seen.add(row["path"])
                 found.leave_out(f"{prefix}clips/{row['path']}", "rejected by the community")
-        for name in sorted(clips - seen):
-            found.leave_out(f"{prefix}clips/{name}", "no table names it")
+        found.leave_out_all(f"{prefix}clips", [f"{prefix}clips/{name}" for name in clips - seen], "no table names it")
     if not found.recordings:
         raise ManifestError(f"{root}: no clip of {', '.join(f'{split}.tsv' for split in card.splits)} is there")
     return found
@@ -46,6 +45,7 @@ def find(card: CorpusCard, root: Path) -> Found:
 def _read_split(found: Found, table: Path, split: str, prefix: str, clips: set[str], seen: set[str]) -> None:
     """Add a table's clips that are not `seen` yet."""
     language = table.parent.name if prefix else None
+    missing = []
     for row in read_fields(table, needed=_NEEDED):
         name = row["path"] if row["path"].endswith(".mp3") or row["path"] in clips else row["path"] + ".mp3"
         if name in seen:
@@ -53,7 +53,7 @@ def _read_split(found: Found, table: Path, split: str, prefix: str, clips: set[s
         seen.add(name)
         path = f"{prefix}clips/{name}"
         if name not in clips:
-            found.leave_out(path, "has a text but no recording", split)
+            missing.append(path)
             continue
         found.recordings.append(
             Recording(
@@ -65,3 +65,4 @@ def _read_split(found: Found, table: Path, split: str, prefix: str, clips: set[s
                 extra={"split": split} | {key: row[key] for key in _EXTRA if row.get(key)},
             )
         )
+    found.leave_out_texts(f"{prefix}{split}", missing, split)

@@ -31,19 +31,25 @@ class Found:
         """Count a path with the reason why it is not in the manifest."""
         self.skipped.append((path, reason, split))
 
-    def leave_out_texts(self, paths: Iterable[str], split: str | None = None) -> None:
-        """Count texts that belong to no recording."""
+    def leave_out_all(self, part: str, paths: Collection[str], reason: str, split: str | None = None) -> None:
+        """Count many paths of a part with the same reason, and name the first of them."""
         for path in sorted(paths):
-            self.leave_out(path, "has a text but no recording", split)
+            self.leave_out(path, reason, split)
+        if paths:
+            self.note(f"{part}: {len(paths)} left out ({reason}): {some(paths)}", split)
+
+    def leave_out_texts(self, part: str, paths: Collection[str], split: str | None = None) -> None:
+        """Count the texts of a part that belong to no recording, and name the first of them."""
+        self.leave_out_all(part, paths, "has a text but no recording", split)
 
     def note(self, text: str, split: str | None = None) -> None:
         """Add a line for the user."""
         self.notes.append((text, split))
 
-    def note_untold(self, part: str, paths: Sequence[str], split: str | None = None) -> None:
-        """Say how many recordings of a part have no text; they stay in the manifest."""
+    def note_untold(self, part: str, paths: Collection[str], split: str | None = None) -> None:
+        """Say how many recordings of a part have no text, and name the first; they stay in the manifest."""
         if paths:
-            self.note(f"{part}: {len(paths)} recordings have no text and stay in without one: {some(paths)}", split)
+            self.note(f"{part}: {len(paths)} recordings without a text: {some(paths)}", split)
 
 
 def some(names: Iterable[str], limit: int = 3) -> str:

@@ -48,7 +48,7 @@ def add_chapters(
             Recording(path=f"{folder}/{path}", id=name, text=text, speaker=parts[0], language="en", extra=extra)
         )
     found.note_untold(folder, untold, split)
-    found.leave_out_texts((f"{folder}/{name}" for name in texts), split)
+    found.leave_out_texts(folder, [f"{folder}/{name}" for name in texts], split)
 
 
 def _read_genders(path: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ def find(card: CorpusCard, root: Path) -> Found:
     found = Found(root=candidates[0])
     table = found.root / "metadata.csv"
     files = {stem(path): path for path in find_files(found.root)}
+    missing = []
     for number, line in enumerate(read_lines(table), start=1):
         if not line.strip():
             continue
@@ -25,7 +26,7 @@ def find(card: CorpusCard, root: Path) -> Found:
             raise ManifestError(f"{table}:{number}: {len(fields)} fields instead of `id|text|normalized text`")
         path = files.pop(fields[0], None)
         if path is None:
-            found.leave_out(fields[0], "has a text but no recording")
+            missing.append(fields[0])
             continue
         found.recordings.append(
             Recording(
@@ -37,8 +38,8 @@ def find(card: CorpusCard, root: Path) -> Found:
                 extra={"raw_text": fields[1], "chapter": fields[0].split("-")[0]},
             )
         )
-    for path in sorted(files.values()):
-        found.leave_out(path, "has no line in metadata.csv")
+    found.leave_out_texts("metadata.csv", missing)
+    found.leave_out_all("wavs", files.values(), "has no line in metadata.csv")
     if not found.recordings:
         raise ManifestError(
             f"{found.root}: none of the recordings that metadata.csv names is there; look for the folder wavs"

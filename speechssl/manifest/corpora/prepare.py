@@ -51,9 +51,9 @@ def prepare_corpus(
         root = layout.fetch(card=card, progress=progress)
     found: Found = layout.find(card, root_of(card, root))
     recordings = _choose(card, found, parts)
-    splits = {part for part in parts if part in card.splits}
-    skipped = [(path, reason) for path, reason, split in found.skipped if _is_asked(split, parts, splits)]
-    notes = [f"{card.name}: {text}" for text, split in found.notes if _is_asked(split, parts, splits)]
+    asked = {None, *parts, *(recording.extra.get("split") for recording in recordings)} if parts else None
+    skipped = [(path, reason) for path, reason, split in found.skipped if asked is None or split in asked]
+    notes = [f"{card.name}: {text}" for text, split in found.notes if asked is None or split in asked]
     result = build_from_recordings(recordings, found.root, skipped=skipped, num_workers=num_workers, progress=progress)
     notes += [f"{card.name}: {text}" for text in compare(card, result.manifest, parts)]
     return BuildResult(manifest=result.manifest, skipped=result.skipped, notes=(*notes, *result.notes))
@@ -75,11 +75,6 @@ def compare(card: CorpusCard, manifest: Manifest, parts: Sequence[str] = ()) -> 
     if not card.splits:
         notes += _difference(None, len(manifest), card.num_utterances, manifest.total_seconds / 3600, card.hours)
     return notes
-
-
-def _is_asked(split: str | None, parts: Sequence[str], splits: set[str]) -> bool:
-    """Whether something of a split is to be told: what is of none always is."""
-    return not parts or split is None or split in splits
 
 
 def _choose(card: CorpusCard, found: Found, parts: Sequence[str]) -> list[Recording]:
@@ -123,7 +118,7 @@ def _difference(
     if expected is not None:
         return [] if count == expected else [f"{name}{count} utterances, the card expects {expected}"]
     if expected_hours is not None and hours < _FEW * expected_hours:
-        return [f"{name}{hours:.1f} hours, the card expects {expected_hours:g}"]
+        return [f"{name}{hours:.3g} hours, the card expects {expected_hours:g}"]
     return []
 
 
@@ -157,4 +152,4 @@ def _compare_subsets(card: CorpusCard, manifest: Manifest, parts: Sequence[str])
         notes += _difference(
             f"the subset {name}", count, subset.num_utterances, sum(hours[member] for member in members), subset.hours
         )
-    return notes + ([f"label subsets that are not there: {', '.join(absent)}"] if absent else [])
+    return notes + ([f"subsets that are not there: {', '.join(absent)}"] if absent else [])
