@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from speechssl.audio import AUDIO_EXTENSIONS, AudioInfo
-from speechssl.audio.recording import locate_span
+from speechssl.audio.recording import UnreachableError, locate_span
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.scan import Progress, map_in_threads, try_probe
@@ -82,14 +82,15 @@ def build_manifest(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
-    """Build a manifest of a folder, or of a corpus by its card's name.
+    """Build a manifest of a folder, of a corpus by its card's name, of tar shards, or of what lies behind a URL.
 
     In a folder every recording is taken, at any depth. Texts come from `transcripts` (TSV or CSV with a header, or
     `path<TAB>text` lines), else from a `transcripts.tsv` or `.csv` in the folder, else from a `.txt` beside each
     recording. A recording that cannot be opened is left out with its reason; it never ends the build.
 
     Args:
-        source: A folder, or the name of a card (`list_cards()`).
+        source: A folder of recordings or of tar shards, a URL of either such as `s3://bucket/shards/`, or the name of a
+            card (`list_cards()`).
         output: Where to save the manifest (.jsonl or .parquet); None to only return it.
         root: Where a card's corpus lies.
         parts: Only these splits and label subsets of a card's corpus; all when empty.
@@ -101,8 +102,14 @@ def build_manifest(
     Raises:
         ManifestError: no such folder or card, no usable recording, or a bad transcript file.
     """
+    from speechssl.manifest import storage_sources as storage  # imports this module
+
     folder = Path(source)
-    if folder.is_dir():
+    if storage.is_storage(os.fspath(source)):
+        result = storage.build_from_storage(
+            os.fspath(source), transcripts=transcripts, language=language, num_workers=num_workers, progress=progress
+        )
+    elif folder.is_dir():
         if parts:
             raise ManifestError(f"{folder}: --parts is for corpora that have a card, not for folders")
         recordings, skipped, notes = find_in_folder(folder, transcripts, language)
@@ -125,7 +132,7 @@ def build_manifest(
 
 def build_from_recordings(
     recordings: Sequence[Recording],
-    root: Path,
+    root: Path | str,
     *,
     skipped: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
@@ -134,10 +141,12 @@ def build_from_recordings(
 ) -> BuildResult:
     """Read the headers of the recordings that a layout found, and make the manifest; ids default to the paths.
 
-    A file is read once, however many spans of it there are. A span that lies outside of its file is left out.
+    A file is read once, however many spans of it there are. A span that lies outside of its file is left out. `root` is
+    a folder, or the URL that the paths follow.
 
     Raises:
         ManifestError: none of them can be used.
+        UnreachableError: storage behind a URL could not be reached.
     """
     paths = list(dict.fromkeys(recording.path for recording in recordings))
     files = (os.path.join(root, path) for path in paths)
@@ -153,6 +162,8 @@ def build_from_recordings(
             if not isinstance(info, AudioInfo):
                 raise info
             length = _span_length(recording, info)
+        except UnreachableError:
+            raise
         except AudioError as error:
             left_out.append((os.path.join(root, recording.path), str(error)))
             continue

@@ -14,7 +14,8 @@ class BuildOptions:
     """Options of `speechssl manifest build`.
 
     Attributes:
-        source: a folder of recordings, or the name of a corpus card (see `speechssl manifest list`).
+        source: a folder of recordings or of tar shards, a URL of either (s3://bucket/shards/), or the name of a corpus
+            card (see `speechssl manifest list`).
         output: the manifest to write, .jsonl or .parquet.
         root: where the corpus lies; with a card's name only.
         parts: only these splits and label subsets of the corpus, such as dev-clean, or 10min; with a card's name only.
