@@ -1,0 +1,177 @@
+"""Original fairseq files: read as data only, and the same numbers as fairseq2 gives for the same weights."""
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechssl.encoder import SpeechEncoder
+from speechssl.errors import CheckpointError
+from speechssl.interop.fairseq import read_fairseq
+from speechssl.interop.pickled import Inert, load_pickled
+from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
+from tests.parity.models import LENGTHS, NUM_LAYERS, STYLES, fairseq2_config, our_encoder, waveforms
+from tests.parity.weights import randomize
+
+HEADS = {"q": 0, "k": 1, "v": 2}
+
+
+def fairseq_state(encoder: SpeechEncoder, style: str) -> dict[str, Tensor]:
+    """The encoder's tensors under the names that fairseq's Wav2Vec2Model gives them, written out by hand."""
+    ours = encoder.state_dict()
+    state = {
+        "mask_emb": ours["mask_embedding"],
+        "layer_norm.weight": ours["latent_norm.weight"],
+        "layer_norm.bias": ours["latent_norm.bias"],
+        "post_extract_proj.weight": ours["projection.weight"],
+        "post_extract_proj.bias": ours["projection.bias"],
+        "encoder.pos_conv.0.weight_g": ours["context_encoder.positions.magnitude"][None, None],
+        "encoder.pos_conv.0.weight_v": ours["context_encoder.positions.direction"],
+        "encoder.pos_conv.0.bias": ours["context_encoder.positions.bias"],
+        "encoder.layer_norm.weight": ours["context_encoder.norm.weight"],
+        "encoder.layer_norm.bias": ours["context_encoder.norm.bias"],
+    }
+    for i in range(7):
+        state[f"feature_extractor.conv_layers.{i}.0.weight"] = ours[f"feature_encoder.convs.{i}.weight"]
+        if style == "large":
+            state[f"feature_extractor.conv_layers.{i}.0.bias"] = ours[f"feature_encoder.convs.{i}.bias"]
+        if style == "large" or i == 0:
+            norm = f"feature_extractor.conv_layers.{i}.2.1" if style == "large" else "feature_extractor.conv_layers.0.2"
+            state[f"{norm}.weight"] = ours[f"feature_encoder.norms.{i}.weight"]
+            state[f"{norm}.bias"] = ours[f"feature_encoder.norms.{i}.bias"]
+    for i in range(NUM_LAYERS):
+        mine, theirs = f"context_encoder.layers.{i}", f"encoder.layers.{i}"
+        for kind in ("weight", "bias"):
+            parts = ours[f"{mine}.attention.input_projection.{kind}"].chunk(3)
+            for head, place in HEADS.items():
+                state[f"{theirs}.self_attn.{head}_proj.{kind}"] = parts[place]
+            for my_name, their_name in (
+                ("attention.output_projection", "self_attn.out_proj"), ("attention_norm", "self_attn_layer_norm"),
+                ("feed_forward.expand", "fc1"), ("feed_forward.contract", "fc2"),
+                ("feed_forward_norm", "final_layer_norm"),
+            ):  # fmt: skip
+                state[f"{theirs}.{their_name}.{kind}"] = ours[f"{mine}.{my_name}.{kind}"]
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def settings(style: str, **more: Any) -> dict[str, Any]:
+    large = style == "large"
+    return {
+        "_name": "wav2vec2", "layer_norm_first": large, "encoder_attention_heads": 4, "feature_grad_mult": 0.5,
+        "dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0, "encoder_layerdrop": 0.0,
+        "conv_feature_layers": "[(24, 10, 5)] + [(24, 3, 2)] * 4 + [(24,2,2)] + [(24,2,2)]", **more,
+    }  # fmt: skip
+
+
+def assert_same_encoder(mine: SpeechEncoder, other: SpeechEncoder) -> None:
+    theirs = other.state_dict()
+    for name, tensor in mine.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("style", STYLES)
+def test_a_fine_tuned_file_gives_what_fairseq2_computes(style: str, tmp_path: Path) -> None:
+    import soundfile  # noqa: F401  (its libsndfile serves fairseq2)
+    from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, create_wav2vec2_asr_model
+    from fairseq2.models.wav2vec2.asr.interop import convert_wav2vec2_asr_state_dict
+    from fairseq2.nn import BatchLayout
+
+    encoder = our_encoder(style)
+    state = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in fairseq_state(encoder, style).items()}
+    state |= {"w2v_encoder.proj.weight": torch.randn(9, 32), "w2v_encoder.proj.bias": torch.randn(9)}
+    pretrained = {"model": settings(style), "task": {"normalize": False}}
+    torch.save({"model": state, "cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": pretrained}}}, tmp_path / "ft.pt")
+    imported = read_fairseq(tmp_path / "ft.pt")
+    ours = imported.build_encoder()
+    assert_same_encoder(ours, encoder)
+    assert any("w2v_encoder.proj.weight" in note for note in imported.notes)
+
+    peer_config = Wav2Vec2AsrConfig(encoder_config=fairseq2_config(style).encoder_config, target_vocab_size=9)
+    peer = create_wav2vec2_asr_model(peer_config).eval()
+    peer.load_state_dict(convert_wav2vec2_asr_state_dict({"model": dict(state)}, peer_config))
+    waveform, num_samples = waveforms([6000, 6000])
+    output = ours(waveform, num_samples)
+    logits = output.context @ state["w2v_encoder.proj.weight"].T + state["w2v_encoder.proj.bias"]
+    theirs, _ = peer(waveform, BatchLayout.of(waveform, num_samples.tolist()))
+    torch.testing.assert_close(logits, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("told_as", ["cfg", "args"])
+def test_a_pretrained_file_brings_encoder_quantizer_and_settings(style: str, told_as: str, tmp_path: Path) -> None:
+    """fairseq stores the mask embedding as `mask_emb`, which fairseq2's converter does not recognise."""
+    encoder = our_encoder(style)
+    config = ContrastiveConfig(quantized_dim=16, final_dim=8, num_entries=5, num_distractors=7)
+    objective = ContrastiveObjective(config, latent_dim=24, model_dim=32)
+    randomize(objective, seed=6)
+    mine = objective.state_dict()
+    state = fairseq_state(encoder, style)
+    state["quantizer.vars"] = mine["quantizer.codebooks"].reshape(1, 10, 8)
+    for our_name, name in (("quantizer.logits", "quantizer.weight_proj"), ("target_projection", "project_q"),
+                           ("context_projection", "final_proj")):  # fmt: skip
+        state |= {f"{name}.{kind}": mine[f"{our_name}.{kind}"] for kind in ("weight", "bias")}
+    model = settings(style, latent_temp=[1.5, 0.25, 0.999], num_negatives=7, latent_groups=2)
+    content: dict[str, Any] = {"model": state}
+    if told_as == "cfg":
+        content["cfg"] = {"model": model, "task": {"_name": "audio_pretraining", "normalize": style == "large"}}
+    else:
+        content["args"] = argparse.Namespace(**model, normalize=style == "large", arch="wav2vec2")
+    torch.save(content, tmp_path / "pre.pt")
+    imported = read_fairseq(tmp_path / "pre.pt")
+    assert imported.kind == "pretraining" and imported.objective is not None
+    assert imported.config.normalize_waveform == (style == "large")
+    assert imported.config.feature_gradient_scale == 0.5
+    assert imported.objective.gumbel_temperature_start == 1.5 and imported.objective.num_distractors == 7
+    assert_same_encoder(imported.build_encoder(), encoder)
+    for name, tensor in imported.build_objective().state_dict().items():
+        torch.testing.assert_close(tensor, mine[name], rtol=0, atol=0)
+    waveform, num_samples = waveforms(LENGTHS)
+    assert torch.isfinite(imported.build_encoder()(waveform, num_samples).context).all()
+
+
+def test_what_the_file_does_not_tell_is_noted(tmp_path: Path) -> None:
+    torch.save({"model": fairseq_state(our_encoder("large"), "large"), "args": None}, tmp_path / "bare.pt")
+    imported = read_fairseq(tmp_path / "bare.pt")
+    assert imported.config.norm_position == "pre" and imported.config.normalize_waveform
+    for word in ("layer_norm_first", "normalized", "attention heads"):
+        assert any(word in note for note in imported.notes), word
+
+
+class Evil:
+    def __init__(self, function: Any, command: str) -> None:
+        self.function = function
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return self.function, (self.command,)
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    command = f"touch {marker}"
+    torch.save({"model": {}, "cfg": Evil(subprocess.getoutput, command)}, tmp_path / "evil.pt")
+    content = load_pickled(tmp_path / "evil.pt")
+    assert isinstance(content["cfg"], Inert) and content["cfg"].arguments == (command,)
+    torch.save({"model": {}, "cfg": Evil(os.system, command)}, tmp_path / "worse.pt")
+    with pytest.raises(CheckpointError, match=r"worse\.pt: cannot be read as data"):
+        load_pickled(tmp_path / "worse.pt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 torn"])
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "torn.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"torn\.pt: cannot be read as data"):
+        read_fairseq(tmp_path / "torn.pt")
+
+
+def test_another_models_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"decoder.weight": torch.ones(2)}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="no post_extract_proj; its tensors begin with decoder.weight"):
+        read_fairseq(tmp_path / "other.pt")
