@@ -1,0 +1,240 @@
+"""Plain CSV and TSV with a header.
+
+CSV follows RFC 4180: a field with commas, quotes or line breaks stands in quotes, `""` is an empty text and an empty
+field is an unknown value. TSV has no quoting, as in Common Voice: quotes are letters, and a value holds no tab or
+line break.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from speechssl.errors import ManifestError
+from speechssl.manifest.formats.base import (
+    ExportResult,
+    ImportResult,
+    ReadOptions,
+    WriteOptions,
+    column_names,
+    combined,
+    num_known,
+)
+from speechssl.manifest.formats.headers import make_manifest
+from speechssl.manifest.formats.lines import joined, read_lines, split_fields, staged, write_lines
+from speechssl.manifest.jsonl import CORE_TYPES, STRING
+from speechssl.manifest.table import Manifest
+from speechssl.manifest.transcripts import LANGUAGE_NAMES, PATH_NAMES, SPEAKER_NAMES, TEXT_NAMES, decode_lines
+
+_ALIASES = {"audio_filepath": PATH_NAMES, "text": TEXT_NAMES, "speaker": SPEAKER_NAMES, "language": LANGUAGE_NAMES}
+_WHOLE = r"\A(0|-?[1-9]\d{0,17})\z"
+
+
+def read_csv(path: Path, options: ReadOptions) -> ImportResult:
+    """Import a CSV; the separator is whichever of comma, semicolon and `|` the header has.
+
+    Raises:
+        ManifestError: no column of paths, a line with another number of fields, not UTF-8; names file and line.
+    """
+    return _imported(read_csv_table(path), path, "csv", options)
+
+
+def read_tsv(path: Path, options: ReadOptions) -> ImportResult:
+    """Import a TSV; raises like `read_csv`."""
+    lines = read_lines(path)
+    names = lines[0].as_py().split("\t")
+    _check_header(names, path)
+    if len(lines) == 1:
+        raise ManifestError(f"{path}: holds a header and no row; write it again")
+    fields = split_fields(lines.slice(1), len(names), path, first_line=2, what="like the header " + ", ".join(names))
+    empty = pa.scalar(None, STRING)
+    columns = {name: pc.if_else(pc.equal(field, ""), empty, field) for name, field in zip(names, fields, strict=True)}
+    return _imported(pa.table(columns), path, "tsv", options)
+
+
+def write_csv(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
+    """Export every column; paths are relative to the file's folder."""
+    table, notes = _flat(manifest.rebased(path.parent))
+    with staged() as files:
+        write_csv_table(table, files(path))
+    return _exported(manifest, path, "csv", {}, notes)
+
+
+def write_tsv(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
+    """Export every column; tabs and line breaks in values become spaces, which is counted."""
+    table, notes = _flat(manifest.rebased(path.parent))
+    left_out: dict[str, int] = {}
+    columns = []
+    for name in table.column_names:
+        column = combined(table[name]).cast(STRING)
+        if pa.types.is_large_string(table[name].type):
+            column = _one_field(column, name, left_out)
+        columns.append(pc.fill_null(column, ""))
+    with staged() as files:
+        write_lines(files(path), joined(*columns, separator="\t"), header="\t".join(table.column_names))
+    return _exported(manifest, path, "tsv", left_out, notes)
+
+
+def read_csv_table(path: Path) -> pa.Table:
+    """A CSV's columns as text, null where a field is empty and not quoted; raises like `read_csv`."""
+    if not path.is_file():
+        raise ManifestError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a CSV file")
+    with open(path, "rb") as file:
+        header = decode_lines(file.readline(), path)
+    if not header:
+        raise ManifestError(f"{path}: is empty; its first line must name the columns")
+    delimiter = next((mark for mark in ",;|\t" if mark in header[0]), ",")
+    names = next(csv.reader(header, delimiter=delimiter))
+    _check_header(names, path)
+    try:
+        table = pyarrow.csv.read_csv(
+            os.fspath(path),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, STRING),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                null_values=[""],
+            ),
+            read_options=pyarrow.csv.ReadOptions(block_size=16 << 20),
+        )
+    except pa.ArrowInvalid as error:
+        raise _csv_error(path, delimiter, len(names), str(error)) from None
+    if table.num_rows == 0:
+        raise ManifestError(f"{path}: holds a header and no row; write it again")
+    return table
+
+
+def write_csv_table(table: pa.Table, path: Path) -> None:
+    """Write columns of text and numbers."""
+    pyarrow.csv.write_csv(table, os.fspath(path), pyarrow.csv.WriteOptions(quoting_style="needed"))
+
+
+def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of text as numbers or truth values where every value is written as these are; else as it is."""
+    values = pc.drop_null(column)
+    if len(values) == 0:
+        return column
+    if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
+        return column.cast(pa.int64())
+    if pc.all(pc.is_in(values, pa.array(["true", "false"], STRING))).as_py():
+        return column.cast(pa.bool_())
+    try:
+        numbers = column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return column
+    same = pc.and_(pc.equal(numbers.cast(STRING), column), pc.is_finite(numbers))
+    return numbers if pc.all(same).as_py() else column
+
+
+def with_our_names(table: pa.Table, path: Path) -> pa.Table:
+    """Columns under the manifest's names where they have another tool's, and in the manifest's types.
+
+    Raises:
+        ManifestError: no column names the recordings, or a number is none.
+    """
+    lowered = [name.strip().lower() for name in table.column_names]
+    names = list(table.column_names)
+    for ours, aliases in _ALIASES.items():
+        if ours not in names:
+            place = next((lowered.index(alias) for alias in aliases if alias in lowered), None)
+            if place is not None:
+                names[place] = ours
+    if "audio_filepath" not in names:
+        raise ManifestError(
+            f"{path}:1: no column names the recordings; the header must have one of {', '.join(PATH_NAMES)}, but is"
+            f" {', '.join(table.column_names)}"
+        )
+    table = table.rename_columns(names)
+    return pa.table({name: _convert(table[name], name, path) for name in names})
+
+
+def _convert(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    kind = CORE_TYPES.get(name)
+    if kind is None:
+        return typed(column) if pa.types.is_large_string(column.type) else column
+    if name == "audio_filepath" and column.null_count:
+        row = pc.indices_nonzero(combined(pc.is_null(column)))[0].as_py()
+        raise ManifestError(f"{path}: row {row + 1} names no recording; fill in its path or remove it")
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid as error:
+        raise ManifestError(f"{path}: the column {name} must hold numbers ({kind}); {error}") from None
+
+
+def _imported(table: pa.Table, path: Path, format: str, options: ReadOptions) -> ImportResult:
+    named = with_our_names(table, path)
+    changed = [f"{old} as {new}" for old, new in zip(table.column_names, named.column_names, strict=True) if old != new]
+    notes = (f"columns read: {', '.join(changed)}",) if changed else ()
+    folder = options.audio_root or path.parent
+    return ImportResult(manifest=make_manifest(named, folder, path, None, options), format=format, notes=notes)
+
+
+def _exported(
+    manifest: Manifest, path: Path, format: str, left_out: Mapping[str, int], notes: tuple[str, ...]
+) -> ExportResult:
+    return ExportResult(
+        format=format,
+        files=(path,),
+        num_utterances=len(manifest),
+        seconds=manifest.total_seconds,
+        carried=tuple(column_names(manifest)),
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def _flat(manifest: Manifest) -> tuple[pa.Table, tuple[str, ...]]:
+    """All columns as text, numbers or truth values; others as JSON text."""
+    columns = {}
+    written = []
+    for name in column_names(manifest):
+        column = manifest.column(name)
+        kind = column.type
+        if pa.types.is_string(kind) or pa.types.is_dictionary(kind) or pa.types.is_temporal(kind):
+            column = column.cast(STRING)
+        elif not (pa.types.is_primitive(kind) or pa.types.is_large_string(kind)):
+            texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in column.to_pylist()]
+            column = pa.chunked_array([pa.array(texts, STRING)])
+            written.append(f"{name} is written as JSON text ({num_known(manifest, name)} rows)")
+        columns[name] = column
+    return pa.table(columns), tuple(written)
+
+
+def _one_field(column: pa.Array, name: str, left_out: dict[str, int]) -> pa.Array:
+    flat = pc.replace_substring_regex(column, r"[\t\r\n]+", " ")
+    if name == "audio_filepath" and not flat.equals(column):
+        raise ManifestError("a path with a tab or line break cannot stand in a TSV; export CSV or rename the recording")
+    changed = pc.sum(pc.not_equal(flat, column)).as_py() or 0
+    empty = pc.sum(pc.equal(column, "")).as_py() or 0
+    if changed:
+        left_out[f"tab or line break in {name}: a space instead"] = changed
+    if empty:
+        left_out[f"empty {name}: an unknown one when read back"] = empty
+    return flat
+
+
+def _check_header(names: list[str], path: Path) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ManifestError(f"{path}:1: the header names {', '.join(map(repr, repeated))} more than once; rename one")
+
+
+def _csv_error(path: Path, delimiter: str, num_fields: int, message: str) -> ManifestError:
+    """Find the line that Arrow could not read."""
+    content = path.read_bytes()
+    decode_lines(content, path)  # raises where a line is not UTF-8
+    reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter)
+    for values in reader:
+        if values and len(values) != num_fields:
+            return ManifestError(
+                f"{path}:{reader.line_num}: {len(values)} fields, but the header has {num_fields}; put a field that"
+                f" holds {delimiter!r} in quotes"
+            )
+    return ManifestError(f"{path}: cannot be read as CSV ({message}); check its quotes")

@@ -1,0 +1,157 @@
+"""Fill in from the recordings' headers what a format does not tell, and check what it does."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from speechssl.audio import AudioInfo
+from speechssl.errors import ManifestError
+from speechssl.manifest import paths
+from speechssl.manifest.complete import make_ids
+from speechssl.manifest.formats.base import MAX_SHOWN, ReadOptions, combined
+from speechssl.manifest.jsonl import CORE_TYPES, STRING
+from speechssl.manifest.scan import map_in_threads, try_probe
+from speechssl.manifest.table import Manifest
+
+Column = npt.NDArray[np.float64]
+
+
+def make_manifest(
+    table: pa.Table, folder: Path, source: Path, lines: npt.NDArray[np.int64] | None, options: ReadOptions
+) -> Manifest:
+    """A manifest of a format's columns, of which only audio_filepath must be there.
+
+    A header is opened where a row has no sample rate (and `options.sample_rate` gives none) or no length; a length may
+    be a duration or num_samples. Ids are made of the paths where there are none.
+
+    Args:
+        table: columns of the manifest, with nulls where something is unknown.
+        folder: what relative paths are relative to.
+        source: the file, for messages.
+        lines: line of every row in `source`, for messages; rows are counted from 1 where None.
+        options: the caller's.
+
+    Raises:
+        ManifestError: a recording that cannot be opened, an impossible time or repeated ids; names file and line.
+    """
+    lines = np.arange(1, len(table) + 1) if lines is None else lines
+    rate, duration = _numbers(table, "sample_rate"), _numbers(table, "duration")
+    num_samples = _numbers(table, "num_samples")
+    offset = np.nan_to_num(_numbers(table, "offset"))
+    if options.sample_rate is not None:
+        rate[np.isnan(rate)] = options.sample_rate
+    no_length = np.isnan(duration) & np.isnan(num_samples)
+    unknown = np.flatnonzero(np.isnan(rate) | no_length)
+    if len(unknown):
+        full = _open(table, folder, source, lines, unknown, options, rate)
+        here = no_length[unknown]
+        duration[unknown[here]] = full[here] - offset[unknown[here]]
+    duration = np.where(np.isnan(duration), num_samples / rate, duration)
+    num_samples = np.where(np.isnan(num_samples), np.floor(duration * rate + 0.5), num_samples)
+    _check_times(table, source, lines, offset, duration)
+    columns = {name: table[name] for name in table.column_names if name not in CORE_TYPES}
+    core = {
+        name: table[name] for name in ("audio_filepath", "text", "speaker", "language") if name in table.schema.names
+    }
+    core = {name: column for name, column in core.items() if column.null_count < len(column)}
+    core |= {"sample_rate": pa.array(rate.astype(np.int64)), "num_samples": pa.array(num_samples.astype(np.int64))}
+    core |= {"offset": pa.array(offset), "duration": pa.array(duration)}
+    core["id"] = make_ids(table, offset)
+    ordered = {name: core[name] for name in CORE_TYPES if name in core}
+    _check_ids(core["id"], source, lines)
+    return Manifest(pa.table(ordered | columns), folder)
+
+
+def choose_folder(files: pa.Array, source: Path, options: ReadOptions) -> Path:
+    """What the relative paths of a format are relative to, where the format leaves it to the working folder.
+
+    The option, else whichever of the working folder and the source's folder holds the first of them.
+
+    Raises:
+        ManifestError: neither does.
+    """
+    home = source if source.is_dir() else source.parent
+    if options.audio_root is not None:
+        return options.audio_root
+    relative = files.filter(pc.invert(pc.match_substring_regex(files, r"\A(/|[A-Za-z][A-Za-z0-9+.-]*://)")))
+    if len(relative) == 0:
+        return home
+    first = relative[0].as_py()
+    plain = first.split(":")[0]
+    for folder in (Path.cwd(), home):
+        if (folder / first).exists() or (folder / plain).exists():
+            return folder
+    raise ManifestError(
+        f"{source}: the relative path {first!r} is neither in the working folder nor in {home}; say with --audio_root"
+        " what paths are relative to"
+    )
+
+
+def _open(
+    table: pa.Table,
+    folder: Path,
+    source: Path,
+    lines: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    options: ReadOptions,
+    rate: Column,
+) -> Column:
+    """Put the headers' rates into `rate` where it has none at `rows`; returns the whole lengths in seconds there."""
+    encoded = combined(table["audio_filepath"].take(pa.array(rows))).dictionary_encode()
+    files = [paths.resolve(path or "", folder) for path in encoded.dictionary.to_pylist()]
+    infos = list(map_in_threads(try_probe, files, num_items=len(files), progress=options.progress))
+    which = encoded.indices.to_numpy(zero_copy_only=False)
+    good = np.array([isinstance(info, AudioInfo) for info in infos])
+    bad = np.flatnonzero(~good[which])
+    if len(bad):
+        messages = [f"{source}:{lines[rows[place]]}: {infos[which[place]]}" for place in bad[:MAX_SHOWN].tolist()]
+        messages += [f"... and {len(bad) - MAX_SHOWN} more"] if len(bad) > MAX_SHOWN else []
+        raise ManifestError(
+            f"{len(bad)} of {len(table)} rows name recordings that cannot be opened to find their sample rate or length"
+            " (--audio_root says where they lie, --sample_rate gives the rate without opening them)\n"
+            + "\n".join(messages)
+        )
+    rates = np.array([info.sample_rate for info in infos if isinstance(info, AudioInfo)], dtype=np.float64)
+    seconds = np.array([info.duration for info in infos if isinstance(info, AudioInfo)], dtype=np.float64)
+    rate[rows] = np.where(np.isnan(rate[rows]), rates[which], rate[rows])
+    return np.asarray(seconds[which], dtype=np.float64)
+
+
+def _check_times(table: pa.Table, source: Path, lines: npt.NDArray[np.int64], offset: Column, duration: Column) -> None:
+    bad = np.flatnonzero(~(np.isfinite(duration) & (duration > 0) & np.isfinite(offset) & (offset >= 0)))
+    if len(bad):
+        row = int(bad[0])
+        path = table["audio_filepath"][row].as_py()
+        raise ManifestError(
+            f"{source}:{lines[row]}: {len(bad)} rows have an impossible span; the first is {duration[row]:g} s at"
+            f" {offset[row]:g} s of {path}: the duration must be positive and the offset not negative"
+        )
+
+
+def _check_ids(ids: pa.ChunkedArray, source: Path, lines: npt.NDArray[np.int64]) -> None:
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    codes = combined(ids).dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(codes, return_index=True)
+    again = np.setdiff1d(np.arange(len(codes)), first)
+    row = int(again[0])
+    before = int(np.flatnonzero(codes == codes[row])[0])
+    raise ManifestError(
+        f"{source}:{lines[row]}: ids must be unique, but {ids[row].as_py()!r} is that of line {lines[before]} too"
+        f" ({len(again)} rows repeat one); give each row an id of its own"
+    )
+
+
+def _numbers(table: pa.Table, name: str) -> Column:
+    """A column of numbers as float64, NaN where unknown; a copy that may be written to."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.array(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def repeated(value: str, count: int) -> pa.Array:
+    """The same text in every row."""
+    return pa.array([value], STRING).take(pa.array(np.zeros(count, dtype=np.int64)))
