@@ -15,6 +15,11 @@ from speechssl.lengths import seconds_to_samples
 SPAN_TOLERANCE_SECONDS = 0.05
 """How far a span may reach past the end of its recording: rounded durations and codec padding, no more."""
 
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1000, 1_536_000
+"""Rates in Hz that recordings have; a header that says something else is damaged."""
+MAX_SAMPLES_PER_BYTE = 8192
+"""Not even silence is packed as tightly; a header that promises more is damaged."""
+
 Waveform = npt.NDArray[np.float32]
 Damage = Literal["missing", "unreadable", "truncated", "empty", "non_finite", "span"]
 
@@ -49,6 +54,16 @@ class AudioInfo:
         return self.num_samples / self.sample_rate
 
 
+def check_rate(path: str, sample_rate: int) -> None:
+    """Refuse a rate that cannot be: resampling from it would take memory without end."""
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise RecordingError(
+            f"{path}: its header says {sample_rate} Hz, but recordings have {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz;"
+            " copy the file again, or remove it",
+            "unreadable",
+        )
+
+
 def locate_span(
     path: str, offset: float, duration: float | None, *, num_samples: int, sample_rate: int
 ) -> tuple[int, int]:
@@ -73,3 +88,14 @@ def locate_span(
             "span",
         )
     return start, min(count, num_samples - start)
+
+
+def mix(samples: Waveform) -> Waveform:
+    """The mean of the channels of f32 `[S, channels]`, f32 `[S]`."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    if samples.shape[1] == 2:  # the same values as `mean`, which takes ten times as long along so short an axis
+        waveform = samples[:, 0] + samples[:, 1]
+        waveform *= np.float32(0.5)
+        return waveform
+    return np.asarray(samples.mean(axis=1, dtype=np.float32))

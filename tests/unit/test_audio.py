@@ -13,6 +13,7 @@ import soundfile
 
 from speechssl import audio
 from speechssl.audio import AudioInfo, RecordingError
+from speechssl.audio.sndfile import open_soundfile
 from speechssl.errors import AudioError
 from speechssl.types import Utterance
 
@@ -76,6 +77,62 @@ def test_a_span_is_the_same_as_cutting_the_whole(tmp_path: Path) -> None:
     whole = audio.read(path)
     np.testing.assert_array_equal(audio.read(path, offset=0.5, duration=0.75), whole[8000:20000])
     np.testing.assert_array_equal(audio.read(path, offset=1.5), whole[24000:])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sample_rate"),
+    [
+        ("a.mp3", {}, 44100),
+        ("a.ogg", {"subtype": "VORBIS"}, 16000),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}, 48000),
+        ("a.aiff", {}, 44100),
+    ],
+)
+def test_a_span_of_speech_is_the_same_as_cutting_the_whole(
+    tmp_path: Path, corpora: Path, name: str, arguments: dict[str, str], sample_rate: int
+) -> None:
+    speech = audio.read(
+        corpora / "librispeech_train100_251spk" / "audio" / "103-1240-0000.ogg", sample_rate=sample_rate
+    )
+    path = write(tmp_path / name, np.tile(speech, 3), sample_rate, **arguments)  # far enough for mp3 to be entered late
+    whole = audio.read(path)
+    seconds = len(whole) / sample_rate
+    for offset in (0.1, 0.9, 10.03, seconds - 3.3, seconds - 0.7, seconds - 0.31):
+        span = audio.read(path, offset=offset, duration=0.3)
+        start = round(offset * sample_rate)
+        np.testing.assert_allclose(span, whole[start : start + len(span)], atol=2e-6)
+
+
+def test_reading_on_gives_the_same_as_reading_at_once(tmp_path: Path, corpora: Path) -> None:
+    speech = audio.read(corpora / "librispeech_train100_251spk" / "audio" / "103-1240-0000.ogg", sample_rate=44100)
+    path = str(write(tmp_path / "a.mp3", speech, 44100))
+    with open_soundfile(path, path) as file:
+        pieces = [file.read(5000, dtype="float32") for _ in range(40)]
+    np.testing.assert_allclose(np.concatenate(pieces), audio.read(path)[: 40 * 5000], atol=2e-6)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 12000, 16000, 24000])
+def test_opus_is_decoded_at_the_rate_asked_for(tmp_path: Path, corpora: Path, sample_rate: int) -> None:
+    speech = audio.read(corpora / "librispeech_train100_251spk" / "audio" / "103-1240-0000.ogg", sample_rate=48000)
+    path = write(tmp_path / "a.opus", speech[:100001], 48000, format="OGG", subtype="OPUS")
+    resampled = audio.resample(audio.read(path), from_rate=48000, to_rate=sample_rate)
+    direct = audio.read(path, sample_rate=sample_rate)
+    assert direct.shape == resampled.shape
+    spectra = [np.fft.rfft(x * np.hanning(len(x)))[: int(0.8 * len(x) / 2)] for x in (direct, resampled)]
+    error = np.linalg.norm(spectra[0] - spectra[1]) / np.linalg.norm(spectra[1])
+    assert error < 0.003, "the same sound but for the upper edge of the band"
+    span = audio.read(path, sample_rate=sample_rate, offset=0.5, duration=0.25)
+    start = sample_rate // 2
+    np.testing.assert_allclose(span, direct[start : start + sample_rate // 4], atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.flac"])
+@pytest.mark.parametrize("num_channels", [1, 2, 3])
+def test_sixteen_bits_become_the_same_floats_everywhere(tmp_path: Path, name: str, num_channels: int) -> None:
+    values = np.random.default_rng(0).integers(-32768, 32768, (5000, num_channels)).astype(np.int16)
+    soundfile.write(tmp_path / name, values, 16000, subtype="PCM_16")
+    expected = (values.astype(np.float64) / 32768).astype(np.float32).mean(axis=1, dtype=np.float32)
+    np.testing.assert_array_equal(audio.read(tmp_path / name), expected)
 
 
 def test_only_the_span_is_decoded(tmp_path: Path) -> None:
@@ -171,6 +228,23 @@ def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, np.random.default_rng(0).uniform(-0.5, 0.5, 16000))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     fails(path, "truncated", "truncated")
+
+
+@pytest.mark.parametrize("sample_rate", [1, 999, 2**31 - 1])
+def test_a_rate_that_cannot_be_is_refused(tmp_path: Path, sample_rate: int) -> None:
+    path = write(tmp_path / "a.wav", tone())
+    content = bytearray(path.read_bytes())
+    content[24:28] = sample_rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    fails(path, f"its header says {sample_rate} Hz", "unreadable")
+
+
+def test_a_length_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", tone())
+    content = bytearray(path.read_bytes())
+    content[21:26] = bytes([content[21] | 0x0F, 0xFF, 0xFF, 0xFF, 0xFF])  # the 36 bits of STREAMINFO's total
+    path.write_bytes(content)
+    fails(path, "its header promises 68719476735 samples", "truncated")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
