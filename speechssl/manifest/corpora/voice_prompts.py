@@ -199,11 +199,14 @@ def _add_clips(found: Found, card: CorpusCard, language: str) -> Counter[str]:
     folder = found.root / language
     texts_path = folder / "texts.txt"
     texts = read_texts(texts_path) if texts_path.is_file() else {}
-    folded = {name.casefold(): text for name, text in texts.items()}
+    folded = {name.casefold(): name for name in texts}
+    told = set()
     counts: Counter[str] = Counter()
     for path in find_files(folder / "audio"):
         name = os.path.splitext(path)[0]
-        published = texts.get(name, folded.get(name.casefold()))  # some names differ in case alone
+        listed = name if name in texts else folded.get(name.casefold(), "")  # some names differ in case alone
+        told.add(listed)
+        published = texts.get(listed)
         text, reason = spoken_text(published, language) if published else (None, "not in the published list")
         full_path = f"{language}/audio/{path}"
         if reason == "not speech" or any(fnmatch.fnmatch(name, form) for form in card.details["not_speech"]):
@@ -224,6 +227,8 @@ def _add_clips(found: Found, card: CorpusCard, language: str) -> Counter[str]:
                 extra={"prompt": name, "published_text": published},
             )
         )
+    unspoken = [f"{language}/{name}" for name in texts.keys() - told if spoken_text(texts[name], language)[0]]
+    found.leave_out_texts(language, unspoken)
     return counts
 
 

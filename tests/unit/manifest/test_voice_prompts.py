@@ -150,7 +150,8 @@ def test_the_manifest_holds_speech_and_what_is_spoken(card: CorpusCard, tmp_path
     press = next(u for u in result.manifest if u.id == "en/press")
     assert press.extra == {"prompt": "press", "published_text": "Press 1."}
     reasons = {Path(path).stem: reason for path, reason in result.skipped}
-    assert set(reasons) == {"beep", "tone", "1", "broken"}
+    assert set(reasons) == {"beep", "tone", "1", "broken", "gone"}
+    assert reasons["gone"] == "has a text but no recording"
     assert reasons["tone"] == "not speech (a tone, a silence or a noise): (a tone)"
     assert "is empty" in reasons["broken"]
     note = next(note for note in result.notes if "en: 4 clips have no text" in note)
