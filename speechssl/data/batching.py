@@ -12,6 +12,7 @@ epoch finishes one window before it begins the next.
 Shapes: N utterances, K buckets, P batches of an epoch.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -174,12 +175,12 @@ def _buckets(descending: NDArray[np.float64], max_length: float, max_size: int |
     negative = -descending
     start = 0
     while start < len(descending):
-        longest = descending[start]
+        longest = float(descending[start])
         size = max(1, int(max_length // longest))
         if max_size is not None:
             size = min(size, max_size)
-        widest = int(np.searchsorted(negative, -longest * (1 - WIDEST_BUCKET), side="right"))
-        narrow = int(np.searchsorted(negative, -longest * (1 - NARROW_BUCKET), side="right"))
+        widest = bisect_right(negative, -longest * (1 - WIDEST_BUCKET))
+        narrow = bisect_right(negative, -longest * (1 - NARROW_BUCKET))
         stop = min(widest, max(narrow, start + MIN_BUCKET_BATCHES * size))
         num_batches = max(1, (stop - start) // size)
         stop = min(len(descending), start + num_batches * size)

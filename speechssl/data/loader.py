@@ -142,15 +142,14 @@ class BatchStream(Generic[Batch]):
 
     def _cover(self, made: Made[Batch], start: int) -> None:
         """Count a batch that is about to be handed over, and tell where an epoch ends with it."""
-        part = made.coverage
-        if made.number % self.plan.num_batches == 0 and self._num_short:
+        num_batches, part = self.plan.num_batches, made.coverage
+        first = start % num_batches if part.epoch == start // num_batches else 0
+        part = replace(part, first_place=first)
+        if made.number % num_batches == 0 and self._num_short:
             short = EpochCoverage(epoch=part.epoch, planned=self._num_short, left_out={TOO_SHORT: self._num_short})
             part = part.merged(short)
         if self._coverage and self._coverage[-1].epoch == part.epoch:
             part = self._coverage.pop().merged(part)
-        else:
-            first = start % self.plan.num_batches if part.epoch == self.plan.epoch(start) else 0
-            part = replace(part, first_place=first)
         part = replace(part, ended=self.plan.epoch(made.number + self.world_size) > part.epoch)
         self._coverage.append(part)
         if part.ended:

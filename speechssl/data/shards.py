@@ -42,7 +42,7 @@ def shard_windows(
     num_windows = -(-num_shards // shards_at_once)
     held = float(seconds.sum()) / num_windows / batch_seconds
     if num_windows > 1 and held < MIN_WINDOW_BATCHES:
-        enough = int(np.ceil(shards_at_once * MIN_WINDOW_BATCHES / held))
+        enough = min(num_shards, int(np.ceil(shards_at_once * MIN_WINDOW_BATCHES / held)))
         raise ConfigError(
             f"order is by_shard, but {shards_at_once} of the manifest's {num_shards} files hold only {held:.2g}"
             f" batches; set shards_at_once to {enough} or more, or order to random where recordings are single files"

@@ -12,8 +12,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from io import BytesIO
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
@@ -27,7 +28,9 @@ Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 READ_AHEAD = 4
-"""Results that each worker makes ahead."""
+"""So many results all workers together make ahead; they lie in shared memory ..."""
+MIN_READ_AHEAD = 2
+"""... but each worker at least so many, so that it does not wait while others are being read."""
 
 GRACE_SECONDS = 0.2
 """Workers that are still reading so long after the end are killed."""
@@ -36,7 +39,7 @@ _SMALL_BYTES = 1 << 15
 
 
 def read_ahead(
-    make: Callable[[Request], Result], requests: Iterable[Request], *, num_workers: int, ahead: int = READ_AHEAD
+    make: Callable[[Request], Result], requests: Iterable[Request], *, num_workers: int
 ) -> Generator[Result, None, None]:
     """`make(request)` for every request in order, made by `num_workers` processes, or here where there are none.
 
@@ -49,40 +52,29 @@ def read_ahead(
     if num_workers == 0:
         yield from map(make, requests)
         return
-    waiting: deque[_Worker] = deque()
     pending = iter(requests)
-    workers = _start(make, num_workers)
+    waiting: deque[_Worker] = deque()
+    workers: list[_Worker] = []
+
+    def ask(worker: _Worker, request: Request) -> None:
+        worker.send(request)
+        waiting.append(worker)
+
     try:
-        for _ in range(ahead):
-            for worker in workers:
-                for request in _next(pending):
-                    worker.send(request)
-                    waiting.append(worker)
+        for request in islice(pending, num_workers):  # each begins to work before the next is started
+            workers.append(_Worker(make, siblings=[worker.connection for worker in workers]))
+            ask(workers[-1], request)
+        ahead = max(MIN_READ_AHEAD, READ_AHEAD // num_workers)
+        for worker, request in zip((ahead - 1) * workers, pending, strict=False):
+            ask(worker, request)
         while waiting:
             worker = waiting.popleft()
             result = worker.receive()
-            for request in _next(pending):
-                worker.send(request)
-                waiting.append(worker)
+            for request in islice(pending, 1):
+                ask(worker, request)
             yield result
     finally:
         _stop(workers)
-
-
-def _next(requests: Iterator[Request]) -> Iterator[Request]:
-    """The next request, or nothing."""
-    for request in requests:
-        yield request
-        return
-
-
-def _start(make: Callable[[Any], Any], num_workers: int) -> "list[_Worker]":
-    # A fork takes milliseconds and shares the manifest; a fresh interpreter takes seconds to import torch.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    workers: list[_Worker] = []
-    for _ in range(num_workers):
-        workers.append(_Worker(context, make, siblings=[worker.connection for worker in workers]))
-    return workers
 
 
 def _stop(workers: "list[_Worker]") -> None:
@@ -92,7 +84,8 @@ def _stop(workers: "list[_Worker]") -> None:
     deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:
         worker.process.join(timeout=max(0.0, deadline - time.monotonic()))
-        worker.process.kill()
+        if worker.process.is_alive():
+            worker.process.kill()
     for worker in workers:
         worker.process.join()
         worker.process.close()
@@ -101,7 +94,9 @@ def _stop(workers: "list[_Worker]") -> None:
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, context: Any, make: Callable[[Any], Any], *, siblings: list[Connection]) -> None:
+    def __init__(self, make: Callable[[Any], Any], *, siblings: list[Connection]) -> None:
+        # A fork takes milliseconds and shares the manifest; a fresh interpreter takes seconds to import torch.
+        context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.connection, theirs = context.Pipe()
         # A fork inherits our ends of all pipes so far, and would keep them open when this process is gone.
         inherited = [*siblings, self.connection] if context.get_start_method() == "fork" else []
@@ -163,12 +158,13 @@ def _serve(make: Callable[[Any], Any], connection: Connection, inherited: list[C
         while True:
             request = connection.recv()
             try:
-                result = make(request)
+                message = _dumped(make(request))
             except SpeechSSLError as error:
-                result = _Failure(error)
+                message = _dumped(_Failure(error))
             except Exception:
-                result = _Failure(RuntimeError(f"in a process that reads recordings:\n{traceback.format_exc()}"))
-            connection.send_bytes(_dumped(result))
+                what = f"in a process that reads recordings:\n{traceback.format_exc()}"
+                message = _dumped(_Failure(RuntimeError(what)))
+            connection.send_bytes(message)
     except (EOFError, OSError):
         os._exit(0)
 

@@ -87,6 +87,48 @@ def test_batches_follow_from_the_seed_and_not_from_global_randomness(ramps: Call
     assert not all(same(a, b) for a, b in zip(take(stream(manifest, seed=1).batches(), 6), first, strict=True))
 
 
+def for_rank(manifest: Manifest, rank: int, world_size: int, **config: float) -> AudioBatches:
+    settings = DataConfig(**{"num_workers": 0, **CONFIG, **config})
+    return AudioBatches(
+        manifest, settings, sample_rate=RATE, min_num_samples=400, seed=0, rank=rank, world_size=world_size
+    )
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 20])
+def test_ranks_share_the_batches_of_one_process_in_turn(ramps: Callable[..., Manifest], world_size: int) -> None:
+    """Also with more ranks than an epoch has batches; all take the same number of steps."""
+    manifest = ramps(LENGTHS)
+    alone = take(stream(manifest).batches(), 60)
+    for rank in range(world_size):
+        share = take(for_rank(manifest, rank, world_size).batches(), 60 // world_size)
+        assert all_same(share, alone[rank::world_size])
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_run_goes_on_with_another_number_of_ranks_by_the_batches_consumed(
+    ramps: Callable[..., Manifest], after: int
+) -> None:
+    manifest = ramps(LENGTHS)
+    alone = take(stream(manifest).batches(), 24)
+    consumed = 2 * 5  # two ranks, five steps each
+    for rank in range(after):
+        share = take(for_rank(manifest, rank, after).batches(consumed), 3)
+        assert all_same(share, alone[consumed + rank :: after][:3])
+
+
+def test_an_update_has_the_same_batches_for_every_split_into_ranks_and_accumulation(
+    ramps: Callable[..., Manifest],
+) -> None:
+    """Six batches an update: one rank that accumulates six, two that accumulate three, six that accumulate none."""
+    manifest = ramps(LENGTHS)
+    updates = []
+    for world_size in (1, 2, 6):
+        ranks = [for_rank(manifest, rank, world_size).batches(6) for rank in range(world_size)]  # the second update
+        batches = [batch for rank in ranks for batch in take(rank, 6 // world_size)]
+        updates.append(sorted(batch.utterance_ids for batch in batches))
+    assert updates[0] == updates[1] == updates[2]
+
+
 def test_crops_differ_from_epoch_to_epoch(ramps: Callable[..., Manifest]) -> None:
     batches = stream(ramps([30_000]))
     first, second = take(batches.batches(), 2)
@@ -104,18 +146,6 @@ def test_unreadable_files_are_left_out_and_recorded(ramps: Callable[..., Manifes
     assert {name for batch in found for name in batch.utterance_ids} == {f"u{n}" for n in range(12)} - {"u3", "u7"}
     assert set(batches.problems) == {"u3", "u7"}
     assert "003.wav" in batches.problems["u3"] and "007.wav" in batches.problems["u7"]
-
-
-def test_a_batch_without_anything_readable_gives_way_to_the_next(ramps: Callable[..., Manifest]) -> None:
-    manifest = ramps([3000, 3200, 3400])
-    whole = take(stream(manifest, max_batch_size=1).batches(), 9)
-    Path(manifest[1].audio_filepath).unlink()
-    left = take(stream(manifest, max_batch_size=1).batches(), 9)
-    for number, (before, after) in enumerate(zip(whole, left, strict=True)):
-        if before.utterance_ids != ("u1",):
-            assert same(before, after)  # numbering stays
-        elif number < 8 and whole[number + 1].utterance_ids != ("u1",):
-            assert same(after, whole[number + 1])
 
 
 def test_nothing_readable_at_all_ends_with_the_reason(ramps: Callable[..., Manifest]) -> None:
@@ -184,11 +214,44 @@ def test_one_pass_without_a_handler_warns(ramps: Callable[..., Manifest], caplog
     assert "left out u1" in caplog.text and "shorter than one frame" in caplog.text
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_one_pass_hands_every_utterance_to_one_rank(
+    ramps: Callable[..., Manifest], world_size: int, num_workers: int
+) -> None:
+    manifest = ramps(LENGTHS)
+    Path(manifest[4].audio_filepath).unlink()
+    alone = list(iterate_once(manifest, batch_seconds=0.7, sample_rate=RATE))
+    failed: list[str] = []
+    shares = [
+        list(
+            iterate_once(
+                manifest, batch_seconds=0.7, sample_rate=RATE, rank=rank, world_size=world_size,
+                num_workers=num_workers, on_error=lambda utterance, error: failed.append(utterance.id),
+            )
+        )
+        for rank in range(world_size)
+    ]  # fmt: skip
+    assert failed == ["u4"]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    turns = [batch for turn in itertools.zip_longest(*shares) for batch in turn if batch is not None]
+    assert all_same(turns, alone)
+
+
+def test_one_pass_checks_its_rank(ramps: Callable[..., Manifest]) -> None:
+    with pytest.raises(ConfigError, match="rank must be from 0 to 0 of 1 ranks, but is 1"):
+        next(iterate_once(ramps([3000]), batch_seconds=1, sample_rate=RATE, rank=1))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_seconds": 0}, "batch_seconds must be above 0, but is 0"),
         ({"max_crop_seconds": -1}, "max_crop_seconds must be above 0, but is -1"),
+        ({"max_batch_size": 0}, "max_batch_size must be at least 1 or null, but is 0"),
+        ({"shards_at_once": 0}, "shards_at_once must be at least 1, but is 0"),
+        ({"alike_batches": 0}, "alike_batches must be at least 1, but is 0"),
+        ({"order": "sorted"}, "order must be random or by_shard, but is 'sorted'"),
         ({"num_workers": -1}, "num_workers and cache_megabytes must be at least 0, but are -1 and 0"),
     ],
 )

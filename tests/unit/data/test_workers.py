@@ -1,0 +1,200 @@
+"""Reading ahead in other processes: in order, bounded, and with a clear end when a process dies or hangs."""
+
+import faulthandler
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from speechssl.audio.recording import RecordingError
+from speechssl.data.workers import MIN_READ_AHEAD, READ_AHEAD, read_ahead
+from speechssl.errors import TrainingError
+
+
+def slow_for_even(number: int) -> int:
+    time.sleep(0.02 if number % 2 == 0 else 0)
+    return number * number
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 2, 17])
+def test_results_come_in_the_order_of_the_requests(num_workers: int, count: int) -> None:
+    assert list(read_ahead(slow_for_even, range(count), num_workers=num_workers)) == [n * n for n in range(count)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_what_is_made_ahead_is_bounded(num_workers: int) -> None:
+    asked = 0
+
+    def requests() -> Iterator[int]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield asked
+
+    results = read_ahead(slow_for_even, requests(), num_workers=num_workers)
+    ahead = max(READ_AHEAD, MIN_READ_AHEAD * num_workers)
+    for taken in range(1, 5):
+        next(results)
+        assert asked <= taken + ahead
+    results.close()
+
+
+def tensors(number: int) -> tuple[int, Tensor, Tensor]:
+    return os.getpid(), torch.full((3,), number), torch.full((300, 300), float(number))
+
+
+def test_tensors_large_and_small_come_from_another_process() -> None:
+    kept = list(read_ahead(tensors, range(20), num_workers=2))
+    for number, (pid, small, large) in enumerate(kept):
+        assert pid != os.getpid()
+        assert small.tolist() == [number] * 3 and small.dtype == torch.int64
+        assert large.shape == (300, 300) and large.min() == large.max() == number
+    assert len({pid for pid, _, _ in kept}) == 2
+
+
+def fails_at_three(number: int) -> int:
+    if number == 3:
+        raise RecordingError("clip.wav: is empty; replace it", "empty")
+    if number == 4:
+        raise KeyError("a bug")
+    return number
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_errors_of_ours_come_as_they_are_when_their_turn_comes(num_workers: int) -> None:
+    results = read_ahead(fails_at_three, range(10), num_workers=num_workers)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(RecordingError, match=r"clip\.wav: is empty") as error:
+        next(results)
+    assert error.value.kind == "empty"
+
+
+def test_other_errors_bring_their_traceback() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"(?s)in a process that reads recordings:.*fails_at_three.*KeyError: 'a bug'"
+    ):
+        list(read_ahead(fails_at_three, [4], num_workers=1))
+
+
+def killed_at_five(number: int) -> int:
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def crashed(number: int) -> int:
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return number
+
+
+def ended(number: int) -> int:
+    os._exit(7)
+
+
+def test_a_worker_killed_for_memory_ends_the_stream_at_once_with_advice() -> None:
+    results = read_ahead(killed_at_five, range(100), num_workers=2)
+    started = time.monotonic()
+    with pytest.raises(
+        TrainingError, match=r"\(pid \d+\) was killed by SIGKILL; .* out of memory: lower num_workers, cache_megabytes"
+    ) as error:
+        for number, result in enumerate(results):
+            assert number == result < 5
+    assert time.monotonic() - started < 5
+    assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(crashed, "was killed by SIGSEGV; a recording may have crashed its decoder"), (ended, "ended with exit code 7")],
+)
+def test_a_worker_that_crashes_is_named(make: Callable[[int], int], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        next(read_ahead(make, range(3), num_workers=1))
+
+
+def hangs_at_two(number: int) -> int:
+    time.sleep(1000 if number >= 2 else 0)
+    return os.getpid()
+
+
+def test_closing_ends_workers_that_hang() -> None:
+    results = read_ahead(hangs_at_two, range(10), num_workers=2)
+    pids = [next(results), next(results)]
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 3
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def run_until_stopped(connection: Connection, hang_from: int) -> None:
+    """A program with two workers, in a process group of its own."""
+    os.setsid()
+    results = read_ahead(lambda number: hangs_from(number, hang_from), itertools.count(), num_workers=2)
+    try:
+        connection.send([next(results), next(results)])
+        for _ in results:
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        results.close()
+        connection.send("stopped")
+
+
+def hangs_from(number: int, hang_from: int) -> int:
+    time.sleep(1000 if number >= hang_from else 0)
+    return os.getpid()
+
+
+@pytest.fixture(params=[2, 10**9], ids=["waiting for a worker that hangs", "busy"])
+def program(request: pytest.FixtureRequest) -> Iterator[tuple[BaseProcess, Connection]]:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_until_stopped, args=(theirs, request.param))
+    process.start()
+    theirs.close()
+    yield process, ours
+    process.kill()
+    process.join()
+
+
+def test_ctrl_c_stops_quickly(program: tuple[BaseProcess, Connection]) -> None:
+    """The signal reaches the whole group, as from a terminal; only the main process acts on it."""
+    process, connection = program
+    pids = connection.recv()
+    started = time.monotonic()
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGINT)
+    assert connection.recv() == "stopped"
+    process.join()
+    assert time.monotonic() - started < 5
+    assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_do_not_outlive_a_parent_that_is_killed(program: tuple[BaseProcess, Connection]) -> None:
+    process, connection = program
+    pids = connection.recv()
+    assert all(alive(pid) for pid in pids)
+    process.kill()
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(alive(pid) for pid in pids)
