@@ -16,6 +16,7 @@ from speechssl.audio.prefetching import prefetch as prefetch
 from speechssl.audio.prefetching import prefetched
 from speechssl.audio.recording import RecordingError
 from speechssl.audio.windows import (
+    BLOCK_BYTES,
     BUFFER_BYTES,
     HEADER_BYTES,
     WHOLE_BYTES,
@@ -66,8 +67,8 @@ def open_input(path: str, *, sparsely: bool = False) -> Source:
     if location.is_remote:
         try:
             return _open_remote(path, location, at_once)
-        except Exception as error:
-            raise remote.remote_error(path, error) from None
+        except remote.RemoteFault as fault:
+            raise remote.remote_error(path, fault) from None
     if location.start is None or location.num_bytes is None or _has_colons(path, location):
         check_openable(path)
         return path
@@ -107,8 +108,8 @@ def check_openable(path: str) -> None:
     if location.is_remote:
         try:
             size = remote.size(location.file)
-        except Exception as error:
-            raise remote.remote_error(path, error) from None
+        except remote.RemoteFault as fault:
+            raise remote.remote_error(path, fault) from None
     else:
         if _has_colons(path, location):
             location = Location(file=path)
@@ -130,7 +131,8 @@ def _open_remote(path: str, location: Location, at_once: int) -> BinaryIO:
         return io.BytesIO(_checked(path, head, location))
     if size is None:
         size = remote.size(location.file)
-    return io.BufferedReader(RemoteWindow(location.file, start, size, head), BUFFER_BYTES)
+    block = BLOCK_BYTES if at_once > HEADER_BYTES else HEADER_BYTES
+    return io.BufferedReader(RemoteWindow(location.file, start, size, head, block_bytes=block), BUFFER_BYTES)
 
 
 def _open_member(path: str, location: Location, at_once: int) -> BinaryIO:
@@ -159,7 +161,7 @@ def _raise_failure(path: str, window: Window | None) -> None:
         return
     if isinstance(failure, ShortfallError):
         raise RecordingError(f"{path}: truncated: {failure}; copy the file or the archive again", "truncated")
-    if isinstance(window, RemoteWindow):
+    if isinstance(failure, remote.RemoteFault):
         raise remote.remote_error(path, failure)
     with _explained(path):
         raise failure

@@ -113,7 +113,7 @@ def prefetched(path: str) -> bytes | None:
     """The content of a recording that is being prefetched, waited for; None where it is not.
 
     Raises:
-        Exception: what the backend raised.
+        RemoteFault: it cannot be had.
     """
     piece = _SHELF.get(path)
     try:

@@ -37,6 +37,14 @@ _TRANSIENT_CLASSES = {
 _TRANSIENT_CODES = ("SlowDown", "Throttl", "RequestLimitExceeded", "RequestTimeout", "InternalError", "Unavailable")
 
 
+class RemoteFault(Exception):
+    """What a backend raised last, after all retries, in `cause`; `remote_error` puts it in words."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """How often a transient fault is tried again, and how long is waited before: doubling, with jitter.
@@ -84,7 +92,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL, made anew in every process, and the URL's path on it.
 
     Raises:
-        RecordingError: there is no backend for it, or its package is not installed.
+        RemoteFault: there is no backend for it, or its package is not installed.
     """
     scheme, _, rest = url.partition("://")
     place = url if "::" in url else f"{scheme}://{rest.partition('/')[0]}"
@@ -112,19 +120,16 @@ def _make_filesystem(url: str, scheme: str) -> Any:
             made.retries = 1
             return made
         return url_to_fs(url)[0]
-    except ImportError as error:
-        extra = "pip install 'speechssl[s3]'" if scheme in ("s3", "s3a") else f"pip install fsspec[{scheme}]"
-        raise RecordingError(
-            f"{url}: reading {scheme}:// needs a package that is not installed ({error}); `{extra}`", "unreadable"
-        ) from None
-    except ValueError as error:
-        raise RecordingError(
-            f"{url}: no such kind of storage ({error}); check the part before ://", "unreadable"
-        ) from None
+    except (ImportError, ValueError) as error:
+        raise RemoteFault(error) from error
 
 
 def with_retries(call: Callable[[], Result]) -> Result:
-    """The result of `call`, called again after transient faults; other errors, and the last one, are raised."""
+    """The result of a call of a backend, which is called again after transient faults.
+
+    Raises:
+        RemoteFault: what it raised last.
+    """
     attempt = 0
     while True:
         try:
@@ -132,7 +137,7 @@ def with_retries(call: Callable[[], Result]) -> Result:
         except Exception as error:
             attempt += 1
             if attempt >= RETRY.max_attempts or not is_transient(error):
-                raise
+                raise RemoteFault(error) from error
             time.sleep(RETRY.delay_seconds(attempt - 1))
 
 
@@ -140,7 +145,7 @@ def fetch(url: str, start: int | None = None, num_bytes: int | None = None) -> b
     """`num_bytes` from `start` of a remote file, or the whole; fewer where the file ends before. Retries.
 
     Raises:
-        Exception: whatever the backend raised last; `remote_error` puts it in words.
+        RemoteFault: it cannot be had.
     """
     files, path = filesystem(url)
     if start is None or num_bytes is None:
@@ -149,8 +154,8 @@ def fetch(url: str, start: int | None = None, num_bytes: int | None = None) -> b
         return b""
     try:
         content = bytes(with_retries(lambda: files.cat_file(path, start=start, end=start + num_bytes)))
-    except Exception as error:
-        if _status(error) == 416:  # the file ends before the range starts
+    except RemoteFault as fault:
+        if _status(fault.cause) == 416:  # the file ends before the range starts
             return b""
         raise
     # a web server that ignores ranges sends the whole file
@@ -162,9 +167,9 @@ def size(url: str) -> int:
     files, path = filesystem(url)
     found = with_retries(lambda: files.info(path))
     if found.get("type") == "directory":
-        raise IsADirectoryError(url)
+        raise RemoteFault(IsADirectoryError(url))
     if found.get("size") is None:
-        raise OSError(errno.EINVAL, "the server does not tell the size")
+        raise RemoteFault(OSError(errno.EINVAL, "the server does not tell the size"))
     return int(found["size"])
 
 
@@ -182,10 +187,17 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 
 
-def remote_error(path: str, error: BaseException) -> RecordingError:
+def remote_error(path: str, fault: RemoteFault) -> RecordingError:
     """A backend's error in words; `path` is the recording as the manifest has it."""
-    if isinstance(error, RecordingError):
-        return error
+    error = fault.cause
+    scheme = path.partition("://")[0]
+    if isinstance(error, ImportError):
+        extra = "pip install 'speechssl[s3]'" if scheme in ("s3", "s3a") else f"pip install 'fsspec[{scheme}]'"
+        return RecordingError(
+            f"{path}: reading {scheme}:// needs a package that is not installed ({error}); `{extra}`", "unreadable"
+        )
+    if isinstance(error, ValueError) and "rotocol" in str(error):
+        return RecordingError(f"{path}: no such kind of storage ({error}); check the part before ://", "unreadable")
     what = " ".join(str(error).split())[:300] or type(error).__name__
     status = _status(error)
     if isinstance(error, FileNotFoundError) or status == 404:

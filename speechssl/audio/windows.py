@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 from speechssl.audio import remote
+from speechssl.audio.remote import RemoteFault
 
 WHOLE_BYTES = 4 << 20
 """Members and remote files up to this size (two minutes of 16 kHz wav) are read whole, at once."""
@@ -61,7 +62,7 @@ class Window(io.RawIOBase):
                 piece = self._read_at(self._position, min(len(view) - filled, self._num_bytes - self._position))
                 if not piece:
                     raise ShortfallError(f"{self._position} of {self._num_bytes} bytes are there")
-            except Exception as error:
+            except (ShortfallError, RemoteFault, OSError) as error:
                 self.failure = self.failure or error
                 break
             view[filled : filled + len(piece)] = piece
@@ -95,22 +96,25 @@ class LocalWindow(Window):
 class RemoteWindow(Window):
     """`num_bytes` from `start` of a remote file, in a few cached blocks; whoever reads on and on gets larger ones."""
 
-    def __init__(self, url: str, start: int, num_bytes: int, head: bytes = b"") -> None:
-        """`head` is what is known of the beginning already."""
+    def __init__(
+        self, url: str, start: int, num_bytes: int, head: bytes = b"", *, block_bytes: int | None = None
+    ) -> None:
+        """`head` is what is known of the beginning already; `block_bytes` is fetched at once after a jump."""
         super().__init__(num_bytes)
         self._url = url
         self._start = start
         self._blocks: OrderedDict[int, bytes] = OrderedDict({0: head} if head else {})
         self._next_miss = len(head)
-        self._read_ahead = BLOCK_BYTES
+        self._block_bytes = block_bytes or BLOCK_BYTES
+        self._read_ahead = self._block_bytes
 
     def _read_at(self, position: int, count: int) -> bytes:
         for start, block in self._blocks.items():
             if start <= position < start + len(block):
                 self._blocks.move_to_end(start)
                 return block[position - start : position - start + count]
-        goes_on = 0 <= position - self._next_miss <= BLOCK_BYTES
-        self._read_ahead = min(2 * self._read_ahead, MAX_READ_AHEAD_BYTES) if goes_on else BLOCK_BYTES
+        goes_on = 0 <= position - self._next_miss <= self._block_bytes
+        self._read_ahead = min(2 * self._read_ahead, MAX_READ_AHEAD_BYTES) if goes_on else self._block_bytes
         wanted = min(self._read_ahead, self._num_bytes - position)
         block = remote.fetch(self._url, self._start + position, wanted)
         self._next_miss = position + wanted

@@ -119,5 +119,5 @@ def _fetch_text(sidecar: tuple[str, str]) -> tuple[str, str]:
 def _fetch(url: str) -> bytes:
     try:
         return remote.fetch(url)
-    except Exception as error:
-        raise remote.remote_error(url, error) from None
+    except remote.RemoteFault as fault:
+        raise remote.remote_error(url, fault) from None

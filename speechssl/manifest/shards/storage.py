@@ -52,8 +52,10 @@ def open_stored(file: StoredFile) -> Iterator[BinaryIO]:
         return
     window = RemoteWindow(file.path, 0, file.num_bytes)
     yield io.BufferedReader(window, BUFFER_BYTES)
-    if window.failure is not None:
+    if isinstance(window.failure, remote.RemoteFault):
         raise remote.remote_error(file.path, window.failure)
+    if window.failure is not None:
+        raise RecordingError(f"{file.path}: truncated: {window.failure}; it was changed meanwhile", "truncated")
 
 
 class OutputFolder:
@@ -93,11 +95,11 @@ class OutputFolder:
             os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
             os.replace(file, self.path(name))
             return
-        files, path = remote.filesystem(self.path(name))
         try:
+            files, path = remote.filesystem(self.path(name))
             remote.with_retries(lambda: files.put_file(str(file), path))
-        except Exception as error:
-            raise remote.remote_error(self.path(name), error) from None
+        except remote.RemoteFault as fault:
+            raise remote.remote_error(self.path(name), fault) from None
         file.unlink()
 
     def write(self, name: str, content: bytes, scratch: Path) -> None:
@@ -116,10 +118,10 @@ class OutputFolder:
             return path.read_bytes() if path.is_file() else None
         try:
             return remote.fetch(self.path(name))
-        except FileNotFoundError:
-            return None
-        except Exception as error:
-            raise remote.remote_error(self.path(name), error) from None
+        except remote.RemoteFault as fault:
+            if isinstance(fault.cause, FileNotFoundError):
+                return None
+            raise remote.remote_error(self.path(name), fault) from None
 
     def names(self) -> list[str]:
         """Names of all files, relative to the folder; none where there is no such folder."""
@@ -145,15 +147,15 @@ def _list_local(source: Path) -> Iterator[StoredFile]:
 
 
 def _list_remote(source: str, *, may_be_absent: bool = False) -> list[StoredFile]:
-    files, root = remote.filesystem(source)
-    root = root.rstrip("/")
     try:
+        files, root = remote.filesystem(source)
+        root = root.rstrip("/")
         files.invalidate_cache()  # what others wrote meanwhile counts
         found = remote.with_retries(lambda: files.find(root, detail=True))
-    except FileNotFoundError:
+    except remote.RemoteFault as fault:
+        if not isinstance(fault.cause, FileNotFoundError):
+            raise remote.remote_error(source, fault) from None
         found = {}
-    except Exception as error:
-        raise remote.remote_error(source, error) from None
     if not found and not may_be_absent:
         raise ManifestError(f"{source}: nothing is there; check the URL (bucket and prefix), and that it may be listed")
     stored = []

@@ -135,5 +135,5 @@ class _Ahead(io.RawIOBase):
             del self._pieces[passed]
         try:
             return self._pieces[number].result()
-        except Exception as error:
-            raise remote.remote_error(self._file.path, error) from None
+        except remote.RemoteFault as fault:
+            raise remote.remote_error(self._file.path, fault) from None

@@ -315,6 +315,8 @@ def test_a_server_without_ranges_still_gives_the_member(server: FaultyServer, mo
 def test_an_unknown_protocol_and_a_missing_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fails("gopher9://x/a.wav", "no such kind of storage", "unreadable")
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # perhaps used before
+    monkeypatch.setattr(remote._PROCESS, "filesystems", {})
     fails("s3://never-seen-bucket/a.wav", r"needs a package that is not installed .*speechssl\[s3\]", "unreadable")
 
 
