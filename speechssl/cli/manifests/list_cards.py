@@ -113,10 +113,16 @@ def _show(card: CorpusCard) -> None:
         table("utterances by language", ("language", *splits), counts)
     if card.subsets:
         parts = [
-            (name, subset.num_utterances, subset.hours, ", ".join(sorted(card.subset_members(name) - {name})))
+            (
+                name,
+                subset.split,
+                subset.num_utterances,
+                subset.hours,
+                ", ".join(sorted(card.subset_members(name) - {name})),
+            )
             for name, subset in card.subsets.items()
         ]
-        table("subsets", ("subset", "utterances", "hours", "holds"), parts)
+        table("subsets", ("subset", "of", "utterances", "hours", "holds"), parts)
     say("\nlayout")
     say(textwrap.indent(card.tree, "  "))
     say(f"\nmanifest\n  {card.build_command}")

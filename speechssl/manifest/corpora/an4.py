@@ -5,6 +5,7 @@ without the marks. The sphere archive is the one to take; conversions to `.wav` 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -21,7 +22,7 @@ _NO_HEADER = (
 )
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Utterances of both parts, with the columns split, gender and prompt (the utterance without its speaker)."""
     found = Found(root=descend(root, "an4"))
     lists = [split for split in card.splits if (found.root / "etc" / f"an4_{split}.fileids").is_file()]

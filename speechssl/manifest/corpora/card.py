@@ -1,5 +1,6 @@
 """Corpus cards: where a corpus comes from, its licence, its layout and how much of it to expect."""
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ LAYOUTS = {
     "speech_commands": "speechssl.manifest.corpora.speech_commands",
     "voxceleb": "speechssl.manifest.corpora.voxceleb",
 }
-"""Module of each layout; it has `find(card, root) -> Found`."""
+"""Module of each layout; it has `find(card, root, splits) -> Found`."""
 
 _REQUIRED = ("title", "layout", "homepage", "licence", "attribution", "languages", "root", "tree")
 _OPTIONAL = (
@@ -51,8 +52,9 @@ _OPTIONAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """An official part of a corpus for training with few labels; it holds the subsets in `includes` too."""
+    """An official part of a split, mostly for training with few labels; it holds the subsets in `includes` too."""
 
+    split: str | None = None
     hours: float | None = None
     num_utterances: int | None = None
     includes: tuple[str, ...] = ()
@@ -122,7 +124,7 @@ class CorpusCard:
             "split_hours": dict(self.split_hours),
             "language_splits": {language: dict(counts) for language, counts in self.language_splits.items()},
             "subsets": {
-                name: {"hours": part.hours, "num_utterances": part.num_utterances, "includes": list(part.includes)}
+                name: dataclasses.asdict(part) | {"includes": list(part.includes)}
                 for name, part in self.subsets.items()
             },
             "tree": self.tree,
@@ -206,7 +208,9 @@ def _subsets(content: Mapping[str, Any], path: Path) -> dict[str, Subset]:
         if unknown:
             raise ManifestError(f"{path}: the subset {name} includes {unknown[0]}, which is not named before it")
         hours = facts.get("hours")
+        split = facts.get("split")
         subsets[str(name)] = Subset(
+            split=None if split is None else str(split),
             hours=None if hours is None else float(hours),
             num_utterances=_count(facts.get("num_utterances")),
             includes=includes,

@@ -1,5 +1,6 @@
 """Common Voice: `{language}/clips/*.mp3` with one TSV a split; columns client_id, path, sentence, locale and others."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -11,7 +12,7 @@ _EXTRA = ("age", "gender", "gender_identity", "accents", "accent", "variant")
 _NEEDED = ("client_id", "path", "sentence")
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """One language or several below `root`; each clip counts in the first split that names it.
 
     train, dev and test come first, then what `validated` and `other` have beyond them. Clips that the community

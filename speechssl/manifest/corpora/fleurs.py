@@ -4,6 +4,7 @@ The tables have no header: sentence id, file name, text as published, text for r
 samples, gender. The hub packs the recordings as `audio/{split}.tar.gz`; they unpack beside it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -16,7 +17,7 @@ _GENDERS = {"MALE": "M", "FEMALE": "F"}
 _NUM_FIELDS = 7
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Every language and split that is there, with the columns split, prompt, raw_text and gender.
 
     A prompt is read by one to three people, so divide further by prompt. The corpus does not tell who speaks.
@@ -32,7 +33,7 @@ def find(card: CorpusCard, root: Path) -> Found:
             f"{found.root}: holds no folder such as en_us with train.tsv; --root must be where they lie"
         )
     for folder in folders:
-        for split in card.splits:
+        for split in splits:
             if (found.root / folder / f"{split}.tsv").is_file():
                 _add_split(found, folder, split)
             else:

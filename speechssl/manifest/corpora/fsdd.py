@@ -1,6 +1,7 @@
 """Free Spoken Digit Dataset: `recordings/{digit}_{speaker}_{take}.wav`; takes 0 to 4 are the official test split."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -13,7 +14,7 @@ _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _LAST_TEST_TAKE = 4
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Recordings with the columns digit, take and split; `text` is the digit as a word."""
     found = Found(root=root)
     for path in find_files(root):

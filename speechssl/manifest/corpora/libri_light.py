@@ -21,7 +21,7 @@ _LABELLED = "librispeech_finetuning"
 _MIN_SECONDS = 0.1  # shorter stretches of voice are no speech to learn from
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """What is there of the unlabelled parts and of the label subsets.
 
     The unlabelled files last up to hours, so that each gives many rows: spans of consecutive voice activity, with the
@@ -34,9 +34,9 @@ def find(card: CorpusCard, root: Path) -> Found:
     if root.name in sizes and not present:  # one of the archives alone
         found.root, present = root.parent, [root.name]
     labelled = next((name for name in (_LABELLED, ".") if (root / name / "1h").is_dir()), None)
-    for size in present:
+    for size in [size for size in present if size in splits]:
         _add_books(found, size, float(card.details["max_span_seconds"]))
-    if labelled is not None:
+    if labelled is not None and "finetuning" in splits:
         _add_labelled(found, labelled)
     if not present and labelled is None:
         raise ManifestError(

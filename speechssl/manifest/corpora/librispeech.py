@@ -1,6 +1,6 @@
 """LibriSpeech: `{split}/{speaker}/{chapter}/{speaker}-{chapter}-{number}.flac` with a `.trans.txt` in each chapter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ from speechssl.manifest.corpora.found import Found, descend, find_files, read_id
 from speechssl.manifest.transcripts import read_lines
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Every split that is there, with the columns split and chapter (and gender, from SPEAKERS.TXT)."""
     found = Found(root=descend(root, "LibriSpeech"))
-    splits = [split for split in card.splits if (found.root / split).is_dir()]
-    if not splits:
+    present = [split for split in card.splits if (found.root / split).is_dir()]
+    if not present:
         raise ManifestError(
             f"{found.root}: holds none of the folders {', '.join(card.splits)}; --root must be the unpacked LibriSpeech"
         )
     genders = _read_genders(found.root / "SPEAKERS.TXT")
-    for split in splits:
+    for split in [split for split in present if split in splits]:
         add_chapters(found, split, split=split, genders=genders, columns={"split": split})
     return found
 

@@ -1,5 +1,6 @@
 """LJ Speech: `metadata.csv` with lines `id|text|normalized text`, and `wavs/{id}.wav`. One reader, no splits."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -9,7 +10,7 @@ from speechssl.manifest.corpora.found import Found, find_files, stem
 from speechssl.manifest.transcripts import read_lines
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Recordings with `text` the normalized one (numbers spelled), `raw_text` as printed, and `chapter`."""
     candidates = [folder for folder in (root, *sorted(root.glob("LJSpeech*"))) if (folder / "metadata.csv").is_file()]
     if not candidates:

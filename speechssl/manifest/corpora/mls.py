@@ -5,6 +5,7 @@ Each split has `transcripts.txt` (`id<TAB>text`); train has the label subsets as
 1 h all of them, 10 h those and the nine hours.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -25,7 +26,7 @@ _CODES = {
 }
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Every language and split that is there, with the columns split, subset, book and gender."""
     names = [f"mls_{language}{kind}" for language in _CODES for kind in ("", "_opus")]
     found = Found(root=root)
@@ -40,7 +41,7 @@ def find(card: CorpusCard, root: Path) -> Found:
     for folder in folders:
         language = _CODES[folder.split("_")[1]]
         genders = _read_genders(found.root / folder / "metainfo.txt")
-        for split in card.splits:
+        for split in splits:
             if (found.root / folder / split).is_dir():
                 _add_split(found, f"{folder}/{split}", split, language, genders)
             else:

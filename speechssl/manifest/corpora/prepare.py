@@ -49,7 +49,7 @@ def prepare_corpus(
     layout = import_module(LAYOUTS[card.layout])
     if root is None and card.can_be_fetched:
         root = layout.fetch(card=card, progress=progress)
-    found: Found = layout.find(card, root_of(card, root))
+    found: Found = layout.find(card, root_of(card, root), _splits_of(card, parts))
     recordings = _choose(card, found, parts)
     asked = {None, *parts, *(recording.extra.get("split") for recording in recordings)} if parts else None
     skipped = [(path, reason) for path, reason, split in found.skipped if asked is None or split in asked]
@@ -77,6 +77,12 @@ def compare(card: CorpusCard, manifest: Manifest, parts: Sequence[str] = ()) -> 
     return notes
 
 
+def _splits_of(card: CorpusCard, parts: Sequence[str]) -> list[str]:
+    """The splits that a layout must look at for some parts; all where a subset does not say which it is of."""
+    chosen = {part if part in card.splits else card.subsets[part].split for part in parts}
+    return list(card.splits) if not parts or None in chosen else [split for split in card.splits if split in chosen]
+
+
 def _choose(card: CorpusCard, found: Found, parts: Sequence[str]) -> list[Recording]:
     """The recordings of the parts asked for."""
     if not parts:
@@ -89,15 +95,15 @@ def _choose(card: CorpusCard, found: Found, parts: Sequence[str]) -> list[Record
         if recording.extra.get("split") in splits or recording.extra.get("subset") in subsets
     ]
     if not chosen:
-        values = {recording.extra.get(key) for recording in found.recordings for key in ("split", "subset")}
-        there = sorted(str(value) for value in values if value is not None)
-        raise ManifestError(f"{found.root}: holds nothing of {', '.join(parts)}; what is there: {', '.join(there)}")
+        raise ManifestError(
+            f"{found.root}: holds nothing of {', '.join(parts)}; leave --parts away to see what is there"
+        )
     return chosen
 
 
 def _measure(manifest: Manifest, *names: str) -> tuple[dict[str, int], dict[str, float]]:
     """Utterances and hours by the values of some columns, joined with `/`; empty where a column is absent."""
-    if any(name not in manifest.table.column_names for name in names):
+    if any(name not in manifest.column_names for name in names):
         return {}, {}
     columns = [manifest.column(name).cast(pa.string()) for name in names]
     keys = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "/")

@@ -1,6 +1,7 @@
 """Speech Commands: `{word}/{hash}_nohash_{number}.wav`; `validation_list.txt` and `testing_list.txt` name theirs."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -14,21 +15,21 @@ _LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 _NOISE = "_background_noise_"
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """All words, with the columns split and take; `text` is the word, `speaker` the hash of who said it.
 
     What neither list names is for training. The recordings of background noise are no speech and are left out.
     """
     found = Found(root=descend(root, "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02"))
-    splits: dict[str, str] = {}
+    named: dict[str, str] = {}
     for split, name in _LISTS.items():
         if (found.root / name).is_file():
-            splits |= {line.strip(): split for line in read_lines(found.root / name) if line.strip()}
+            named |= {line.strip(): split for line in read_lines(found.root / name) if line.strip()}
         else:
             found.note(f"{name} is not there, so that the split {split} is in train")
     for path in find_files(found.root, {".wav"}):
         match = _NAME.fullmatch(path)
-        split = splits.pop(path, "train")
+        split = named.pop(path, "train")
         if path.startswith(f"{_NOISE}/"):
             found.leave_out(path, "background noise, not speech")
         elif match is None:
@@ -45,7 +46,7 @@ def find(card: CorpusCard, root: Path) -> Found:
                 )
             )
     for split, name in _LISTS.items():
-        missing = [path for path, named in splits.items() if named == split]
+        missing = [path for path, other in named.items() if other == split]
         found.leave_out_all(split, missing, f"named in {name} but not there", split)
     if not found.recordings:
         raise ManifestError(

@@ -5,6 +5,7 @@ A line of an `.stm` is `talk channel speaker start end <condition,band,gender> t
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -15,10 +16,12 @@ from speechssl.manifest.transcripts import read_lines
 
 _GAP = "ignore_time_segment_in_scoring"
 _GENDERS = {"male": "M", "female": "F"}
+_MARK = re.compile(r"(?<!\S)(?:<unk>|\{\S*\})(?!\S)")
+_ENDING = re.compile(r"(?<=\w) (?='\w)")
 _EXTENSIONS = SPHERE_EXTENSIONS | {".wav", ".flac"}
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """The marked stretches of every talk, as spans of its file.
 
     `text` is what is written without `<unk>` (a word that the publisher's dictionary lacks) and with endings joined
@@ -27,12 +30,15 @@ def find(card: CorpusCard, root: Path) -> Found:
     talk, start and end in hundredths of a second. Columns: split, talk, gender, num_unknown_words, published_text.
     """
     found = Found(root=descend(root, "TEDLIUM_release-3"))
+    present = {}
     for split in card.splits:
         folders = [f"legacy/{split}", *(["data"] if split == "train" else [])]
         folder = next((name for name in folders if (found.root / name / "stm").is_dir()), None)
         if folder is not None:
-            _add_split(found, folder, split)
-    if not found.recordings and not found.skipped:
+            present[split] = folder
+    for split in [split for split in present if split in splits]:
+        _add_split(found, present[split], split)
+    if not present:
         raise ManifestError(
             f"{found.root}: holds neither legacy/train/stm nor data/stm; --root must be the unpacked {card.title}"
         )
@@ -98,5 +104,4 @@ def _add_talk(found: Found, talk: str, path: Path, split: str, counts: Counter[s
 
 def spoken_text(published: str) -> str:
     """A published line without `<unk>` and noise marks, and with endings joined to their words."""
-    words = " ".join(word for word in published.split() if word != "<unk>" and not re.fullmatch(r"\{.*\}", word))
-    return re.sub(r"(?<=\w) (?='\w)", "", words)
+    return _ENDING.sub("", " ".join(_MARK.sub("", published).split()))

@@ -5,6 +5,7 @@ recording (`SA1.WAV.wav`). All of them are read.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -16,7 +17,7 @@ from speechssl.manifest.transcripts import read_lines
 _SENTENCES = {"sa": "dialect", "sx": "compact", "si": "diverse"}
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """All utterances, with the columns split, subset, sentence, sentence_type, dialect_region, gender and phones.
 
     `subset` is `core-test` for the 24 speakers of the core test set and `dev` for the 50 that Kaldi's recipe takes from

@@ -4,6 +4,7 @@ Older releases have `wav48/{speaker}/{speaker}_{number}.wav` and one microphone.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -15,7 +16,7 @@ from speechssl.manifest.transcripts import read_lines, read_sidecar
 _NAME = re.compile(r"((?:p|s)\d+)_(\d+)(?:_(mic\d))?")
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """Recordings of both microphones, with the columns subset, prompt, gender, age, accent and region.
 
     `subset` is the microphone, `mic1` or `mic2`. The same sentence comes from both, so choose one of them before

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +88,7 @@ def fetch(
     return root
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """The clips of a fetched corpus.
 
     Tones, silences and other clips without speech are left out. `text` is what is spoken, in the publisher's words

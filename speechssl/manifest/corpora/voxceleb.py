@@ -5,6 +5,7 @@ counts. Lists that may lie beside: `vox1_meta.csv`, `vox2_meta.csv`, `iden_split
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -18,7 +19,7 @@ _VERIFICATION_SPEAKERS = range(10270, 10310)  # the test part of VoxCeleb1, whos
 _IDENTIFICATION = {"1": "train", "2": "validation", "3": "test"}
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """All recordings, with the columns split, video, gender, nationality and identification_split. There are no texts.
 
     `split` is the publisher's division by speakers, `voxceleb1-dev` and so on. For VoxCeleb2 it comes from a folder

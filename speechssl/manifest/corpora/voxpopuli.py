@@ -9,7 +9,7 @@ Unlabelled: `unlabelled_data/{lang}/{year}/*.ogg`; where these cuts were not mad
 import csv
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
@@ -23,7 +23,7 @@ _UNLABELLED = "unlabelled"
 _GENDERS = {"male": "M", "female": "F"}
 
 
-def find(card: CorpusCard, root: Path) -> Found:
+def find(card: CorpusCard, root: Path, splits: Sequence[str]) -> Found:
     """What is there of the transcribed and of the unlabelled languages.
 
     Columns: split, subset, session, gender, raw_text. Stretches of sessions become spans of their files, nothing is
@@ -33,13 +33,13 @@ def find(card: CorpusCard, root: Path) -> Found:
     found = Found(root=root)
     transcribed = sorted(path.name for path in (root / "transcribed_data").glob("*") if path.is_dir())
     transcribed += [lang for lang in card.languages if lang not in transcribed and _table(root, lang) is not None]
-    for lang in transcribed:
+    for lang in transcribed if set(splits) & set(_SPLITS) else []:
         _add_transcribed(found, lang)
     raw = {path.name for path in (root / "raw_audios").glob("*") if path.is_dir()} - {"original"}
     cut = {path.name for path in (root / "unlabelled_data").glob("*") if path.is_dir()}
-    for lang in sorted(raw | cut):
+    for lang in sorted(raw | cut) if _UNLABELLED in splits else []:
         _add_unlabelled(found, lang)
-    if not found.recordings and not found.skipped:
+    if not transcribed and not raw and not cut:
         raise ManifestError(
             f"{root}: holds none of transcribed_data, unlabelled_data and raw_audios with recordings; --root must be"
             " what the publisher's scripts were given as --root"

@@ -138,6 +138,15 @@ def test_libri_light_label_subsets_are_nested(tmp_path: Path) -> None:
     assert set(rows(inside)) == chosen[0]
 
 
+def test_parts_that_are_not_asked_for_are_not_read(tmp_path: Path) -> None:
+    trees.libri_light_labelled(trees.libri_light_books(tmp_path, whole=True), whole=True)
+    next(tmp_path.glob("medium/*/*/*.json")).write_text("not JSON")
+    assert len(build_manifest("libri-light", root=tmp_path, parts=["10min"]).manifest) == 2
+    assert len(build_manifest("libri-light", root=tmp_path, parts=["small"]).manifest) == 2
+    with pytest.raises(ManifestError, match="cannot be read as JSON"):
+        build_manifest("libri-light", root=tmp_path, parts=["medium"])
+
+
 def test_libri_light_folds_that_are_absent_are_named(tmp_path: Path) -> None:
     trees.libri_light_labelled(tmp_path, whole=True)
     fold = tmp_path / "librispeech_finetuning/1h/3/other"
