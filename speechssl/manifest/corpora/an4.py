@@ -11,7 +11,7 @@ from pathlib import Path
 from speechssl.errors import ManifestError
 from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora.card import CorpusCard
-from speechssl.manifest.corpora.found import SPHERE_EXTENSIONS, Found, descend, find_files, stem, usable_sphere
+from speechssl.manifest.corpora.found import SPHERE_EXTENSIONS, Found, descend, find_files, sphere_fault, stem
 from speechssl.manifest.transcripts import read_lines
 
 _LINE = re.compile(r"\s*(?:<s>)?\s*(?P<text>.*?)\s*(?:</s>)?\s*\((?P<name>[^()\s]+)\)\s*")
@@ -61,7 +61,7 @@ def _add_split(found: Found, split: str, files: dict[str, str], raw: dict[str, s
             else:
                 missing.append(f"wav/{key}")
             continue
-        reason = usable_sphere(found.root / "wav" / path)
+        reason = sphere_fault(found.root / "wav" / path)
         if reason is not None:
             found.leave_out(f"wav/{path}", reason, split)
             continue

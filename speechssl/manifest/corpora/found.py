@@ -126,26 +126,34 @@ def read_fields(path: Path, *, delimiter: str = "\t", needed: Sequence[str] = ()
     return rows
 
 
-def usable_sphere(path: Path) -> str | None:
-    """Why a NIST SPHERE file cannot be read, from its header; None where it can, or is no such file.
+def sphere_fault(path: Path) -> str | None:
+    """Why a NIST SPHERE file cannot be used, from its header; None where it can, or is no such file.
 
-    libsndfile reads samples as they are (PCM, mu-law, A-law). Samples compressed with Shorten, as on some of LDC's
-    older discs, must be unpacked before.
+    libsndfile reads samples as they are (PCM, mu-law, A-law), and takes a cut-off file for a short one. Samples
+    compressed with Shorten, as on some of LDC's older discs, must be unpacked before.
     """
     try:
         with open(path, "rb") as file:
             header = file.read(1024)
+            size = file.seek(0, os.SEEK_END)
     except OSError:
         return None  # said better where the recording is opened
     if not header.startswith(b"NIST_1A"):
         return None
-    for line in header.split(b"end_head", 1)[0].decode("ascii", "replace").splitlines():
-        if line.startswith("sample_coding") and ("shorten" in line or "wavpack" in line or "shortpack" in line):
-            name = os.path.basename(path)
-            return (
-                f"compressed NIST SPHERE ({line.split()[-1]}), which cannot be read; unpack it with"
-                f" `ffmpeg -i {name} -f wav OUT.wav` or sph2pipe"
-            )
+    lines = [line.split() for line in header.split(b"end_head", 1)[0].decode("ascii", "replace").splitlines()]
+    fields = {words[0]: words[-1] for words in lines if len(words) > 1}
+    coding = fields.get("sample_coding", "pcm")
+    if "," in coding:  # such as pcm,embedded-shorten-v2.00
+        unpack = f"`ffmpeg -i {os.path.basename(path)} -f wav OUT.wav` or sph2pipe"
+        return f"compressed NIST SPHERE ({coding}), which cannot be read; unpack it with {unpack}"
+    try:
+        header_size = int(lines[1][0])
+        frame_size = int(fields["sample_n_bytes"]) * int(fields["channel_count"])
+        promised, there = int(fields["sample_count"]), (size - header_size) // frame_size
+    except (KeyError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    if there < promised:
+        return f"truncated: its header promises {promised} samples but {there} are there; copy the file again"
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from speechssl.errors import ManifestError
 from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora.card import CorpusCard
-from speechssl.manifest.corpora.found import SPHERE_EXTENSIONS, Found, descend, find_files, stem, usable_sphere
+from speechssl.manifest.corpora.found import SPHERE_EXTENSIONS, Found, descend, find_files, sphere_fault, stem
 from speechssl.manifest.transcripts import read_lines
 
 _GAP = "ignore_time_segment_in_scoring"
@@ -54,7 +54,7 @@ def _add_split(found: Found, folder: str, split: str) -> None:
     found.leave_out_all(split, [talks[name] for name in talks.keys() - texts.keys()], "has no .stm", split)
     counts: Counter[str] = Counter()
     for name in sorted(talks.keys() & texts.keys()):
-        reason = usable_sphere(found.root / talks[name])
+        reason = sphere_fault(found.root / talks[name])
         if reason is None:
             _add_talk(found, talks[name], texts[name], split, counts)
         else:

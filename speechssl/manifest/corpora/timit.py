@@ -11,7 +11,7 @@ from pathlib import Path
 from speechssl.errors import ManifestError
 from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora.card import CorpusCard
-from speechssl.manifest.corpora.found import Found, find_files, usable_sphere
+from speechssl.manifest.corpora.found import Found, find_files, sphere_fault
 from speechssl.manifest.transcripts import read_lines
 
 _SENTENCES = {"sa": "dialect", "sx": "compact", "si": "diverse"}
@@ -55,7 +55,7 @@ def _add_split(found: Found, folder: str, speakers: dict[str, str]) -> None:
             found.leave_out(f"{folder}/{path}", "a second copy of the utterance", split)
             continue
         seen.add(key)
-        reason = usable_sphere(found.root / folder / path)
+        reason = sphere_fault(found.root / folder / path)
         if reason is not None:
             found.leave_out(f"{folder}/{path}", reason, split)
             texts.pop(key, None)

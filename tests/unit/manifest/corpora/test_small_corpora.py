@@ -43,14 +43,17 @@ def test_timit_recordings_are_nist_sphere(tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "data/TRAIN/DR1/FCJF0/SA1.WAV").format == "NIST"
 
 
-def test_timit_copies_and_compressed_recordings_are_told(tmp_path: Path) -> None:
+def test_timit_copies_compressed_and_cut_off_recordings_are_told(tmp_path: Path) -> None:
     trees.timit(tmp_path, whole=True)
     folder = tmp_path / "data/TRAIN/DR1/FCJF0"
     trees.write_audio(folder / "SA1.WAV.wav")
     trees.write_shorten(folder / "SX127.sph").rename(folder / "SX127.WAV")
+    cut = tmp_path / "data/TEST/DR1/FELC0/SI756.WAV"
+    cut.write_bytes(cut.read_bytes()[:5000])
     result = build_manifest("timit", root=tmp_path)
     assert reasons(result)["SA1.WAV.wav"] == "a second copy of the utterance"
     assert reasons(result)["SX127.WAV"].startswith("compressed NIST SPHERE")
+    assert "truncated: its header promises 4800 samples but 1988 are there" in reasons(result)["SI756.WAV"]
     assert next(u for u in result.manifest if u.id == "fcjf0_sa1").audio_filepath.endswith("SA1.WAV")
     (folder / "SA1.TXT").write_text("She had your dark suit\n")
     with pytest.raises(ManifestError, match=r"SA1.TXT:1: must be `first_sample last_sample text`"):
