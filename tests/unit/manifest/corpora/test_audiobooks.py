@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from speechssl.audio import read_utterance
+from speechssl.cli import main
 from speechssl.errors import ManifestError
-from speechssl.manifest import build_manifest
+from speechssl.manifest import Manifest, build_manifest
 from speechssl.manifest.corpora.libri_light import merge_spans
 from tests.unit.manifest.corpora import trees
 from tests.unit.manifest.corpora.results import parts_of, reasons, rows, without
@@ -196,3 +197,15 @@ def test_the_counts_of_json_are_complete(tmp_path: Path) -> None:
     result = build_manifest("librispeech", root=trees.librispeech(tmp_path))
     told = json.loads(json.dumps(result.to_dict()))
     assert told["num_skipped"] == len(told["skipped"]) == 4 and told["num_with_text"] == 4
+
+
+def test_the_documented_command_selects_a_label_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trees.libri_light_labelled(tmp_path)
+    output = tmp_path / "10min.jsonl"
+    words = ["manifest", "build", "libri-light", "--root", str(tmp_path), "--output", str(output), "--parts", "10min"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "2 utterances" in out and "1h/0/clean: 1 left out (has a text but no recording)" in out
+    assert {u.extra["subset"] for u in Manifest.load(output)} == {"10min"}
+    assert main([*words[:-1], "10minutes"]) == 2
+    assert "there is no part '10minutes'; its splits and subsets are small, medium," in capsys.readouterr().err
