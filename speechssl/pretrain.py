@@ -16,8 +16,9 @@ from torch import nn
 
 from speechssl.config import from_dict, to_dict
 from speechssl.data import AudioBatches, DataConfig, EpochCoverage, coverage_file, current_ranks, iterate_once
-from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, load_encoder, resolve_device
+from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, resolve_device
 from speechssl.errors import ConfigError
+from speechssl.interop import load_encoder
 from speechssl.lengths import input_length
 from speechssl.manifest import Manifest
 from speechssl.objectives import BUILDERS, ContrastiveConfig

@@ -26,8 +26,9 @@ from speechssl.embed.table import (
     utterance_table,
     write_tables,
 )
-from speechssl.encoder import SpeechEncoder, load_encoder, resolve_device
+from speechssl.encoder import SpeechEncoder, resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest
 from speechssl.model_directory import MODEL_FILE, resolve_model_directory
 from speechssl.types import Utterance

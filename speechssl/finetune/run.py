@@ -10,11 +10,12 @@ from typing import Any
 from speechssl.asr import CtcModel
 from speechssl.config import from_dict, to_dict
 from speechssl.data import EpochCoverage
-from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, load_encoder, resolve_device
+from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation, summarize
 from speechssl.finetune.task import CtcTask
+from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest
 from speechssl.text import Vocabulary, describe_characters
 from speechssl.training.loop import train

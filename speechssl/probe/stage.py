@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.encoder import SpeechEncoder, load_encoder, resolve_device
+from speechssl.encoder import SpeechEncoder, resolve_device
 from speechssl.errors import AudioError, ConfigError
+from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest
 from speechssl.probe.classify import (
     Choice,
