@@ -26,10 +26,11 @@ from speechssl.manifest.formats.base import (
     combined,
     shown,
 )
-from speechssl.manifest.formats.delimited import read_csv_table, with_our_names, write_csv_table
+from speechssl.manifest.formats.delimited import line_numbers, read_csv_table, with_our_names, write_csv_table
 from speechssl.manifest.formats.headers import make_manifest, repeated
 from speechssl.manifest.formats.lines import staged
-from speechssl.manifest.jsonl import STRING, read_jsonl, write_jsonl
+from speechssl.manifest.formats.rows import RowGatherer, read_objects
+from speechssl.manifest.jsonl import STRING, write_jsonl
 from speechssl.manifest.table import Manifest
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -78,10 +79,12 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
         raise ManifestError(f"{path}: holds {shown([file.name for file in files])}; name the one to read")
     parts = []
     for file in files:
-        table = with_our_names(_read_metadata(file), file)
+        raw = _read_metadata(file)
+        table = with_our_names(raw, file)
+        lines = line_numbers(raw) if file.suffix == ".csv" else None
         if len(files) > 1 or (file.parent != path and _split_of(file.parent.name) is not None and path.is_dir()):
             table = table.append_column("split", repeated(file.parent.name, len(table)))
-        parts.append(make_manifest(table, options.audio_root or file.parent, file, None, options))
+        parts.append(make_manifest(table, options.audio_root or file.parent, file, lines, options))
     folder = path if path.is_dir() else path.parent
     table = pa.concat_tables([part.rebased(folder).table for part in parts], promote_options="permissive")
     check_unique_ids(table, str(path))
@@ -132,11 +135,17 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
 
 
 def _read_metadata(path: Path) -> pa.Table:
-    if not path.is_file():
-        raise ManifestError(f"{path}: no such file; check the path")
     if path.suffix == ".csv":
         return read_csv_table(path)
-    return read_jsonl(path) if path.suffix == ".jsonl" else pq.read_table(path)
+    if path.suffix == ".jsonl":
+        rows = RowGatherer()
+        for _, row in read_objects(path):
+            rows.append(row)
+        return rows.table()
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ManifestError(f"{path}: cannot be read as Parquet ({error}); write it again") from None
 
 
 def _parts(manifest: Manifest, folder: Path) -> dict[Path, Manifest]:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -116,6 +118,15 @@ def write_csv_table(table: pa.Table, path: Path) -> None:
     pyarrow.csv.write_csv(table, os.fspath(path), pyarrow.csv.WriteOptions(quoting_style="needed"))
 
 
+def line_numbers(table: pa.Table) -> npt.NDArray[np.int64]:
+    """The line on which every row of a file with a header begins; fields may hold line breaks."""
+    breaks = np.zeros(len(table) + 1, dtype=np.int64)
+    for column in table.columns:
+        if pa.types.is_large_string(column.type):
+            breaks[1:] += pc.fill_null(pc.count_substring(column, "\n"), 0).to_numpy()
+    return np.asarray(2 + np.arange(len(table)) + np.cumsum(breaks)[:-1], dtype=np.int64)
+
+
 def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of text as numbers or truth values where every value is written as these are; else as it is."""
     values = pc.drop_null(column)
@@ -173,7 +184,8 @@ def _imported(table: pa.Table, path: Path, format: str, options: ReadOptions) ->
     changed = [f"{old} as {new}" for old, new in zip(table.column_names, named.column_names, strict=True) if old != new]
     notes = (f"columns read: {', '.join(changed)}",) if changed else ()
     folder = options.audio_root or path.parent
-    return ImportResult(manifest=make_manifest(named, folder, path, None, options), format=format, notes=notes)
+    manifest = make_manifest(named, folder, path, line_numbers(table), options)
+    return ImportResult(manifest=manifest, format=format, notes=notes)
 
 
 def _exported(

@@ -38,12 +38,14 @@ from speechssl.manifest.formats.lines import (
     single_spaced,
     split_fields,
     staged,
+    text_bytes,
     write_lines,
 )
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.table import Manifest
 
 DICTIONARY = "dict.ltr.txt"
+_ROWS_PER_PIECE = 1 << 18
 _TEXT_FILES = (".tsv", ".wrd", ".ltr")
 
 
@@ -247,8 +249,18 @@ def _letters(words: pa.Array, path: Path) -> pa.Array:
             f"{path.with_suffix('.ltr')}:{row + 1}: {len(bars)} texts hold a '|', which stands between words there; the"
             f" first is {words[row].as_py()[:60]!r}: replace it in the texts"
         )
-    spaced = pc.replace_substring_regex(pc.replace_substring(words, " ", "|"), r"(?s)(.)", r"\1 ")
-    return joined(spaced, "|")
+    return joined(_spaced(words), "|")
+
+
+def _spaced(words: pa.Array) -> pa.Array:
+    """Every character with a space behind it, and `|` for every space."""
+    offsets, content = text_bytes(words)
+    begins = (content & 0xC0) != 0x80  # the first byte of a character in UTF-8
+    num_before = np.concatenate([[0], np.cumsum(begins)])
+    spaced = np.full(len(content) + num_before[-1], ord(" "), dtype=np.uint8)
+    spaced[np.arange(len(content)) + num_before[1:] - 1] = np.where(content == ord(" "), ord("|"), content)
+    moved = pa.py_buffer((offsets + num_before[offsets]).astype(np.int64))
+    return pa.LargeStringArray.from_buffers(len(words), moved, pa.py_buffer(spaced))
 
 
 def _write_dictionary(path: Path, texts: list[pa.Array], files: Staged) -> None:
@@ -274,11 +286,10 @@ def _write_dictionary(path: Path, texts: list[pa.Array], files: Staged) -> None:
 def _count_letters(texts: Iterable[pa.Array]) -> dict[str, int]:
     counts = np.zeros(0x110000, dtype=np.int64)
     for column in texts:
-        for start in range(0, len(column), 1 << 18):
-            part = column.slice(start, 1 << 18)
-            everything = pc.binary_join(pa.array([part.to_pylist()], pa.list_(STRING)), pa.scalar("", STRING))
-            codes = np.frombuffer(everything[0].as_py().encode("utf-32-le"), dtype="<u4")
-            counts += np.bincount(codes, minlength=len(counts))
+        for start in range(0, len(column), _ROWS_PER_PIECE):
+            text = text_bytes(column.slice(start, _ROWS_PER_PIECE))[1].tobytes().decode()
+            codes = np.bincount(np.frombuffer(text.encode("utf-32-le"), dtype="<u4"))
+            counts[: len(codes)] += codes
         counts[ord("|")] += len(column)  # after the last word
     counts[ord("|")] += counts[ord(" ")]
     counts[ord(" ")] = 0

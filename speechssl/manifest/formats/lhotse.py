@@ -4,23 +4,24 @@ A cut with one supervision or none is an utterance; of a cut with several, every
 channels are read as their mean here, so a cut must take all channels of a file, or a file of one channel.
 """
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from speechssl.errors import ManifestError
 from speechssl.manifest.formats.base import ImportResult, ReadOptions, combined, shown
 from speechssl.manifest.formats.commands import CommandError, file_of_command
 from speechssl.manifest.formats.headers import choose_folder, make_manifest
-from speechssl.manifest.formats.rows import RowGatherer
+from speechssl.manifest.formats.rows import RowGatherer, read_objects
 from speechssl.manifest.jsonl import CORE_TYPES
 
 KINDS = ("cuts", "recordings", "supervisions")
+_OURS = ("_line", "_key", "_recording")
 _SUPERVISION = {"text": "text", "speaker": "speaker", "language": "language", "gender": "gender"}
 
 
@@ -40,10 +41,6 @@ class Recorded:
     duration: float
     sample_rate: int | None
     sources: tuple[Source, ...]
-
-    def file(self, channels: frozenset[int]) -> str | None:
-        """The file that holds exactly these channels, or None."""
-        return next((source.path for source in self.sources if source.channels == channels), None)
 
 
 class _Problem(Exception):
@@ -66,19 +63,19 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
         ManifestError: a line that cannot be read or has no counterpart in a manifest; names file and line.
     """
     path = _choose(path) if path.is_dir() else path
-    rows = RowGatherer()
     left_out: dict[str, int] = {}
     notes: list[str] = []
     kind = _kind_of_file(path)
     if kind == "cuts":
-        _read_cuts(path, rows, left_out, notes)
+        table = _read_cuts(path, left_out, notes)
     else:
         recordings, supervisions = _pair(path, kind)
-        _read_pair(recordings, supervisions, rows, left_out)
+        table = _read_recordings(recordings)
+        if supervisions is not None:
+            table = _read_supervisions(supervisions, recordings, table, left_out)
         path = supervisions or recordings
-    table = rows.table()
     lines = table["_line"].to_numpy()
-    table = table.drop_columns(["_line"])
+    table = table.drop_columns([name for name in table.column_names if name in _OURS])
     empty = [name for name in table.column_names if table[name].null_count == len(table) and name != "sample_rate"]
     table = table.drop_columns(empty)
     folder = choose_folder(combined(table["audio_filepath"]), path, options)
@@ -99,7 +96,7 @@ def _choose(folder: Path) -> Path:
 
 
 def _kind_of_file(path: Path) -> str:
-    for line, row in _rows(path):
+    for line, row in read_objects(path):
         kind = kind_of(set(row))
         if kind is None:
             raise ManifestError(f"{path}:{line}: is neither a cut, a recording nor a supervision of lhotse")
@@ -118,10 +115,11 @@ def _pair(path: Path, kind: str) -> tuple[Path, Path | None]:
     return recordings, path
 
 
-def _read_cuts(path: Path, rows: RowGatherer, left_out: dict[str, int], notes: list[str]) -> None:
+def _read_cuts(path: Path, left_out: dict[str, int], notes: list[str]) -> pa.Table:
+    rows = RowGatherer()
     num_divided = 0
     with _problems(path) as problems:
-        for line, cut in _rows(path):
+        for line, cut in read_objects(path):
             try:
                 found = list(_rows_of_cut(cut, left_out))
             except _Problem as problem:
@@ -132,6 +130,7 @@ def _read_cuts(path: Path, rows: RowGatherer, left_out: dict[str, int], notes: l
                 rows.append(row | {"_line": line})
     if num_divided:
         notes.append(f"{num_divided} cuts have several supervisions, each of which is a row")
+    return rows.table()
 
 
 def _rows_of_cut(cut: Mapping[str, Any], left_out: dict[str, int]) -> Iterator[dict[str, Any]]:
@@ -156,37 +155,67 @@ def _rows_of_cut(cut: Mapping[str, Any], left_out: dict[str, int]) -> Iterator[d
     yield _fields(cut, left_out) | supervised | row | {"id": cut["id"]}
 
 
-def _read_pair(recordings: Path, supervisions: Path | None, rows: RowGatherer, left_out: dict[str, int]) -> None:
-    known: dict[str, tuple[int, Recorded]] = {}
-    with _problems(recordings) as problems:
-        for line, row in _rows(recordings):
+def _read_recordings(path: Path) -> pa.Table:
+    """A row for every file of every recording; `_key` names recording and channels."""
+    rows = RowGatherer()
+    with _problems(path) as problems:
+        for line, row in read_objects(path):
             try:
                 recording = _recording(row)
-                known[recording.id] = line, recording
             except _Problem as problem:
-                problems.append(f"{recordings}:{line}: {problem}")
-    if supervisions is None:
-        for line, recording in known.values():
+                problems.append(f"{path}:{line}: {problem}")
+                continue
             for source in recording.sources:
-                name = recording.id if len(recording.sources) == 1 else f"{recording.id}-{min(source.channels)}"
-                span = _span(recording, list(source.channels), 0.0, recording.duration)
-                rows.append(span | {"id": name, "_line": line})
-        return
-    used = set()
-    with _problems(supervisions) as problems:
-        for line, row in _rows(supervisions):
-            of = row.get("recording_id")
-            if of not in known:
-                problems.append(f"{supervisions}:{line}: there is no recording {of!r} in {recordings}")
-                continue
-            used.add(of)
-            try:
-                span = _span(known[of][1], row.get("channel", 0), float(row["start"]), float(row["duration"]))
-            except _Problem as problem:
-                problems.append(f"{supervisions}:{line}: {problem}")
-                continue
-            rows.append(_fields(row, left_out) | span | {"id": row["id"], "_line": line})
-    _count(left_out, "recording without a supervision", len(known) - len(used))
+                several = len(recording.sources) > 1
+                rows.append(
+                    {
+                        "id": f"{recording.id}-{min(source.channels)}" if several else recording.id,
+                        "audio_filepath": source.path,
+                        "sample_rate": recording.sample_rate,
+                        "duration": recording.duration,
+                        "_key": _key(recording.id, source.channels),
+                        "_recording": recording.id,
+                        "_line": line,
+                    }
+                )
+    return rows.table()
+
+
+def _read_supervisions(path: Path, home: Path, recordings: pa.Table, left_out: dict[str, int]) -> pa.Table:
+    """A row for every supervision, with the file of its recording."""
+    rows = RowGatherer()
+    for line, row in read_objects(path):
+        channel = row.get("channel", 0)
+        times = {"offset": float(row["start"]), "duration": float(row["duration"])}
+        key = _key(row["recording_id"], [channel] if isinstance(channel, int) else channel)
+        rows.append(_fields(row, left_out) | times | {"id": row["id"], "_key": key, "_line": line})
+    table = rows.table()
+    found = pc.index_in(combined(table["_key"]), value_set=combined(recordings["_key"]))
+    if found.null_count:
+        bad = table.filter(pc.is_null(found)).select(["_key", "_line"]).to_pylist()
+        known = set(recordings["_recording"].to_pylist())
+        problems = []
+        for row in bad:
+            name, _, channels = row["_key"].rpartition("\n")
+            what = _not_a_file(name, channels) if name in known else f"there is no recording {name!r} in {home}"
+            problems.append(f"{path}:{row['_line']}: {what}")
+        raise ManifestError(f"{path}: {len(bad)} lines cannot be read\n{shown(problems, separator=chr(10))}")
+    unused = pc.is_in(recordings["_key"], value_set=combined(table["_key"]))
+    _count(left_out, "file of a recording without a supervision", len(unused) - pc.sum(unused).as_py())
+    for name in ("audio_filepath", "sample_rate"):
+        table = table.append_column(name, recordings[name].take(found))
+    return table
+
+
+def _key(recording: str, channels: Iterable[int]) -> str:
+    return f"{recording}\n{', '.join(map(str, sorted(channels)))}"
+
+
+def _not_a_file(recording: str, channels: str) -> str:
+    return (
+        f"takes channel {channels} of {recording!r}, which is not all that one of its files holds, and channels are"
+        " read as their mean here; write that channel as a file of its own"
+    )
 
 
 def _recording(row: Mapping[str, Any]) -> Recorded:
@@ -216,12 +245,9 @@ def _recording(row: Mapping[str, Any]) -> Recorded:
 
 def _span(recording: Recorded, channels: int | Sequence[int], start: float, duration: float) -> dict[str, Any]:
     wanted = frozenset([channels] if isinstance(channels, int) else channels)
-    path = recording.file(wanted)
+    path = next((source.path for source in recording.sources if source.channels == wanted), None)
     if path is None:
-        raise _Problem(
-            f"takes channel {', '.join(map(str, sorted(wanted)))} of {recording.id!r}, which is not all that one of its"
-            " files holds, and channels are read as their mean here; write that channel as a file of its own"
-        )
+        raise _Problem(_not_a_file(recording.id, ", ".join(map(str, sorted(wanted)))))
     return {
         "audio_filepath": path,
         "sample_rate": recording.sample_rate,
@@ -251,25 +277,3 @@ def _problems(path: Path) -> Iterator[list[str]]:
     yield found
     if found:
         raise ManifestError(f"{path}: {len(found)} lines cannot be read\n{shown(found, separator=chr(10))}")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`(line number, object)` for every line that is not empty."""
-    if not path.is_file():
-        raise ManifestError(f"{path}: no such file; check the path")
-    opened = gzip.open if path.name.endswith(".gz") else open
-    number = 0
-    try:
-        with opened(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ManifestError(f"{path}:{number}: must be a JSON object")
-                    yield number, row
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
-    except json.JSONDecodeError as error:
-        raise ManifestError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise ManifestError(f"{path}: damaged after line {number} ({error}); copy it again") from None

@@ -5,10 +5,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from speechssl.errors import ManifestError
 from speechssl.manifest.formats.base import (
@@ -26,6 +29,7 @@ from speechssl.manifest.formats.base import (
 )
 from speechssl.manifest.formats.lhotse import KINDS
 from speechssl.manifest.formats.lines import Staged, staged
+from speechssl.manifest.paths import resolve
 from speechssl.manifest.table import Manifest
 
 _ROWS_PER_PIECE = 1 << 14
@@ -49,8 +53,10 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
     with staged() as files, ExitStack() as stack:
         opened = {kind: stack.enter_context(_open(target, files)) for kind, target in targets.items()}
         if "recordings" in opened:
-            for recording in described:
-                _put(opened["recordings"], recording)
+            everything = np.arange(len(recordings.paths))
+            for start in range(0, len(everything), _ROWS_PER_PIECE):
+                for recording in described.take(everything[start : start + _ROWS_PER_PIECE]):
+                    _put(opened["recordings"], recording)
         for supervision, cut in _rows(manifest, recordings, described):
             if "supervisions" in opened:
                 _put(opened["supervisions"], supervision)
@@ -67,8 +73,44 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
     )
 
 
-def _describe(manifest: Manifest, recordings: Recordings, headers: Headers | None) -> list[dict[str, Any]]:
-    """lhotse's object for every recording."""
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What lhotse wants to know of every recording."""
+
+    names: pa.Array
+    paths: pa.Array
+    folder: Path | None
+    sample_rate: npt.NDArray[np.int64]
+    num_samples: npt.NDArray[np.int64]
+    num_channels: npt.NDArray[np.int64]
+
+    def take(self, places: npt.NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+        """lhotse's objects for some of the recordings."""
+        chosen = pa.array(places)
+        for name, path, rate, count, channels in zip(
+            self.names.take(chosen).to_pylist(),
+            self.paths.take(chosen).to_pylist(),
+            self.sample_rate[places].tolist(),
+            self.num_samples[places].tolist(),
+            self.num_channels[places].tolist(),
+            strict=True,
+        ):
+            file = resolve(path, self.folder)
+            is_url = "://" in file
+            numbers = list(range(channels))
+            source = {"type": "url" if is_url else "file", "channels": numbers}
+            source["source"] = file if is_url else os.path.abspath(file)
+            yield {
+                "id": name,
+                "sources": [source],
+                "sampling_rate": rate,
+                "num_samples": count,
+                "duration": count / rate,
+                "channel_ids": numbers,
+            }
+
+
+def _describe(manifest: Manifest, recordings: Recordings, headers: Headers | None) -> Described:
     size = len(recordings.paths)
     rate = np.zeros(size, dtype=np.int64)
     rate[recordings.rows] = integers(manifest, "sample_rate")
@@ -81,30 +123,18 @@ def _describe(manifest: Manifest, recordings: Recordings, headers: Headers | Non
         rate = np.where(known, headers.sample_rate, rate)
         num_samples = np.where(known, headers.num_samples, num_samples)
         num_channels = np.where(known, headers.num_channels, 1)
-    names = recordings.names(manifest.column("id")).to_pylist()
-    described = []
-    for name, file, hz, samples, count in zip(
-        names, recordings.files(), rate.tolist(), num_samples.tolist(), num_channels.tolist(), strict=True
-    ):
-        is_url = "://" in file
-        channels = list(range(count))
-        source = {"type": "url" if is_url else "file", "channels": channels}
-        source["source"] = file if is_url else os.path.abspath(file)
-        described.append(
-            {
-                "id": name,
-                "sources": [source],
-                "sampling_rate": hz,
-                "num_samples": samples,
-                "duration": samples / hz,
-                "channel_ids": channels,
-            }
-        )
-    return described
+    return Described(
+        names=recordings.names(manifest.column("id")),
+        paths=recordings.paths,
+        folder=recordings.folder,
+        sample_rate=rate,
+        num_samples=num_samples,
+        num_channels=num_channels,
+    )
 
 
 def _rows(
-    manifest: Manifest, recordings: Recordings, described: list[dict[str, Any]]
+    manifest: Manifest, recordings: Recordings, described: Described
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The supervision and the cut of every row."""
     extra = extra_names(manifest, besides=("gender",))
@@ -113,9 +143,7 @@ def _rows(
     columns = {name: manifest.column(name) for name in names}
     for start in range(0, len(manifest), _ROWS_PER_PIECE):
         piece = {name: column.slice(start, _ROWS_PER_PIECE).to_pylist() for name, column in columns.items()}
-        places = recordings.rows[start : start + _ROWS_PER_PIECE].tolist()
-        for number, place in enumerate(places):
-            recording = described[place]
+        for number, recording in enumerate(described.take(recordings.rows[start : start + _ROWS_PER_PIECE])):
             channels = recording["channel_ids"]
             channel = channels[0] if len(channels) == 1 else channels
             supervision: dict[str, Any] = {

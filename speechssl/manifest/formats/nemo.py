@@ -22,7 +22,7 @@ from speechssl.manifest.formats.lines import staged
 from speechssl.manifest.jsonl import read_jsonl, write_jsonl
 from speechssl.manifest.table import Manifest
 
-_THEIR_NAMES = {"audio_filename": "audio_filepath", "lang": "language", "sampling_rate": "sample_rate"}
+_THEIR_NAMES = {"lang": "language", "sampling_rate": "sample_rate"}
 _LONGEST_RELATIVE_PATH = 254
 _TARRED = "tarred_audio_manifest.json"
 
@@ -106,4 +106,4 @@ def _openable(manifest: Manifest) -> pa.Array:
 
 def looks_like(names: set[str]) -> bool:
     """Whether a JSON object's fields are those of a NeMo manifest rather than of ours."""
-    return bool(names & {"audio_filepath", "audio_filename"}) and not {"id", "sample_rate", "num_samples"} <= names
+    return "audio_filepath" in names and not {"id", "sample_rate", "num_samples"} <= names

@@ -1,10 +1,15 @@
 """Rows that come one by one, gathered into Arrow columns piece by piece."""
 
+import gzip
 import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from speechssl.errors import ManifestError
 from speechssl.manifest.jsonl import CORE_TYPES, STRING
 
 _ROWS_PER_PIECE = 1 << 16
@@ -43,11 +48,38 @@ class RowGatherer:
         self._rows = []
 
 
-def _array(name: str, values: list[Any]) -> pa.Array:
-    if name in CORE_TYPES:
-        return pa.array(values, CORE_TYPES[name])
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`(line number, object)` for every line of a JSON Lines file, plain or gzipped, that is not empty.
+
+    Raises:
+        ManifestError: missing, damaged, not UTF-8 or not JSON; names file and line.
+    """
+    if not path.is_file():
+        raise ManifestError(f"{path}: no such file; check the path")
+    opened = gzip.open if path.name.endswith(".gz") else open
+    number = 0
     try:
-        array = pa.array(values)
+        with opened(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    row = json.loads(line.decode("utf-8-sig"))
+                    if not isinstance(row, dict):
+                        raise ManifestError(f"{path}:{number}: must be a JSON object")
+                    yield number, row
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ManifestError(f"{path}: damaged after line {number} ({error}); copy it again") from None
+
+
+def _array(name: str, values: list[Any]) -> pa.Array:
+    kind = CORE_TYPES.get(name)
+    if kind == STRING:
+        return _texts(values)
+    try:
+        array = pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return _texts(values)
     return array.cast(STRING) if pa.types.is_string(array.type) else array
