@@ -49,8 +49,10 @@ SUBCOMMANDS = {
     ),
     "convert": Subcommand(
         "convert",
-        "JSON Lines to Parquet, or back",
-        "speechssl manifest convert recordings.jsonl recordings.parquet",
+        "from and to Parquet, NeMo, fairseq, fairseq2, Kaldi, lhotse, Hugging Face audiofolder, CSV and TSV",
+        "speechssl manifest convert recordings.jsonl recordings.parquet\n"
+        "speechssl manifest convert recordings.jsonl data/train --target_format kaldi\n"
+        "speechssl manifest convert kaldi/data/train recordings.jsonl",
     ),
     "augment": Subcommand(
         "augment",
