@@ -116,6 +116,7 @@ def _make_filesystem(url: str, scheme: str) -> Any:
         if scheme in ("s3", "s3a"):
             settings = dict(conf.get(scheme, {}).get("config_kwargs", {}))
             settings.setdefault("retries", {"total_max_attempts": 1, "mode": "standard"})
+            settings.setdefault("max_pool_connections", 32)
             made = fsspec.filesystem(scheme, config_kwargs=settings)
             made.retries = 1
             return made

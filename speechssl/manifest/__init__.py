@@ -1,12 +1,14 @@
 """Manifests: which recordings there are and what is known of them, as Arrow columns.
 
 `table` holds the type, `build` makes one from a folder or a corpus, `validate` finds what is wrong, `split` and
-`subset` divide it without leaks, `stats` counts it; `corpora` knows the layouts of public corpora.
+`subset` divide it without leaks, `stats` counts it; `shards` packs it into tars and reads those of others; `corpora`
+knows the layouts of public corpora.
 """
 
 from speechssl.manifest.build import BuildResult, build_manifest
 from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card
 from speechssl.manifest.corpora.prepare import prepare_corpus
+from speechssl.manifest.shards import ShardOptions, ShardResult, build_from_shards, iterate_shard, shard_manifest
 from speechssl.manifest.split import split_manifest
 from speechssl.manifest.stats import ManifestStats, manifest_stats
 from speechssl.manifest.subset import subset_manifest
@@ -19,12 +21,17 @@ __all__ = [
     "Manifest",
     "ManifestStats",
     "Problem",
+    "ShardOptions",
+    "ShardResult",
     "ValidationReport",
+    "build_from_shards",
     "build_manifest",
+    "iterate_shard",
     "list_cards",
     "load_card",
     "manifest_stats",
     "prepare_corpus",
+    "shard_manifest",
     "split_manifest",
     "subset_manifest",
     "validate_manifest",
