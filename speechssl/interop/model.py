@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from speechssl.asr import CtcModel
 from speechssl.encoder import EncoderConfig, SpeechEncoder
 from speechssl.errors import CheckpointError
 from speechssl.model_directory import load_weights
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.text import NormalizerName, Vocabulary
 
 Kind = Literal["encoder", "pretraining", "ctc"]
 
@@ -35,11 +37,25 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingModel:
+    """An encoder and the objective that it is trained with, both in evaluation mode."""
+
+    encoder: SpeechEncoder
+    objective: ContrastiveObjective
+
+
+Exportable = SpeechEncoder | CtcModel | PretrainingModel
+"""What can be written for other tools."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportedModel:
     """A foreign model in our terms.
 
     `encoder_state` holds all tensors of the `SpeechEncoder` of `config`; `objective` and `objective_state` are there
-    for `kind="pretraining"`; `notes` names every tensor that has no place here, and whatever was assumed.
+    for `kind="pretraining"`; for `kind="ctc"` the `vocabulary` of the N labels in the model's order, `head_state` with
+    `weight` `[N, D]` and `bias` `[N]`, `head_dropout` before it and the `normalizer` of the texts that it writes.
+    `notes` names every tensor that has no place here, and whatever was assumed.
     """
 
     kind: Kind
@@ -48,6 +64,10 @@ class ImportedModel:
     encoder_state: Mapping[str, Tensor] = field(repr=False)
     objective: ContrastiveConfig | None = None
     objective_state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    vocabulary: Vocabulary | None = None
+    head_state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    head_dropout: float = 0.0
+    normalizer: NormalizerName = "none"
     notes: tuple[str, ...] = ()
 
     def build_encoder(self) -> SpeechEncoder:
@@ -72,3 +92,26 @@ class ImportedModel:
         )
         load_weights(objective, self.objective_state, source=Path(self.origin.source))
         return objective.eval()
+
+    def build_ctc(self) -> CtcModel:
+        """The recognizer, in evaluation mode.
+
+        Raises:
+            CheckpointError: the model has no CTC layer, or it does not fit its vocabulary.
+        """
+        if self.vocabulary is None:
+            raise CheckpointError(
+                f"{self.origin.source}: has no CTC layer, so it cannot write text; fine-tune it first (speechssl"
+                " finetune) and give that run"
+            )
+        model = CtcModel(self.build_encoder(), self.vocabulary, normalizer=self.normalizer, dropout=self.head_dropout)
+        load_weights(model.head, self.head_state, source=Path(self.origin.source))
+        return model.eval()
+
+    def build(self) -> Exportable:
+        """The whole model, as its `kind` says."""
+        if self.kind == "ctc":
+            return self.build_ctc()
+        if self.kind == "pretraining":
+            return PretrainingModel(encoder=self.build_encoder(), objective=self.build_objective())
+        return self.build_encoder()
