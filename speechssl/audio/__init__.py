@@ -4,6 +4,7 @@
 `media` knows FFmpeg's formats, `resampling` changes the rate, `recording` holds the types.
 """
 
+from speechssl.audio.blocks import read_blocks
 from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe, probe_source, read, read_utterance
 from speechssl.audio.files import Source, check_openable, open_input, opened
 from speechssl.audio.location import Location, is_url, locate
@@ -41,6 +42,7 @@ __all__ = [
     "probe",
     "probe_source",
     "read",
+    "read_blocks",
     "read_utterance",
     "resample",
     "resampled_length",

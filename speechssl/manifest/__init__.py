@@ -8,6 +8,7 @@ knows the layouts of public corpora.
 from speechssl.manifest.build import BuildResult, build_manifest
 from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card
 from speechssl.manifest.corpora.prepare import prepare_corpus
+from speechssl.manifest.segmentation import SegmentConfig, SegmentResult, segment_manifest
 from speechssl.manifest.shards import ShardOptions, ShardResult, build_from_shards, iterate_shard, shard_manifest
 from speechssl.manifest.split import split_manifest
 from speechssl.manifest.stats import ManifestStats, manifest_stats
@@ -21,6 +22,8 @@ __all__ = [
     "Manifest",
     "ManifestStats",
     "Problem",
+    "SegmentConfig",
+    "SegmentResult",
     "ShardOptions",
     "ShardResult",
     "ValidationReport",
@@ -31,6 +34,7 @@ __all__ = [
     "load_card",
     "manifest_stats",
     "prepare_corpus",
+    "segment_manifest",
     "shard_manifest",
     "split_manifest",
     "subset_manifest",

@@ -54,6 +54,12 @@ SUBCOMMANDS = {
         "speechssl manifest convert recordings.jsonl data/train --target_format kaldi\n"
         "speechssl manifest convert kaldi/data/train recordings.jsonl",
     ),
+    "segment": Subcommand(
+        "segment",
+        "cut long recordings into clips by silence or speech detection, without copying audio",
+        "speechssl manifest segment talks.jsonl --output clips.jsonl --min_seconds 2 --max_seconds 15\n"
+        "speechssl manifest segment talks.jsonl --output clips.jsonl --method speech --quarantine bad.jsonl",
+    ),
     "augment": Subcommand(
         "augment",
         "write augmented utterances to listen to, with the values that were drawn",
