@@ -6,7 +6,7 @@ Shapes: B utterances, S samples, T frames, D model dim, N vocabulary.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class CtcModel(nn.Module):
 
     Attributes:
         encoder: the `SpeechEncoder`.
-        vocabulary: labels of the N outputs; 0 is the blank.
+        vocabulary: labels of the N outputs.
         normalizer: the rule by which the training texts were normalised, which is the language that the model writes.
     """
 
@@ -85,7 +85,7 @@ class CtcModel(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
             self.head.bias.zero_()
-            self.head.bias[0] = blank_bias
+            self.head.bias[vocabulary.blank] = blank_bias
 
     @property
     def device(self) -> torch.device:
@@ -131,12 +131,15 @@ class CtcModel(nn.Module):
 
     def save(self, directory: str | Path) -> None:
         """Write a model directory: `config.json`, `model.safetensors` and `vocab.json`."""
-        description = {
+        description: dict[str, Any] = {
             "model_type": "ctc",
             "encoder": asdict(self.encoder.config),
             "normalizer": self.normalizer,
             "dropout": self.dropout,
         }
+        facts = self.vocabulary.facts()
+        if facts:
+            description["vocabulary"] = facts
         save_model(directory, self, description)
         self.vocabulary.save(Path(directory) / VOCABULARY_FILE)
 
@@ -158,7 +161,7 @@ class CtcModel(nn.Module):
         try:
             model = cls(
                 encoder,
-                Vocabulary.load(directory / VOCABULARY_FILE),
+                Vocabulary.load(directory / VOCABULARY_FILE, facts=description.get("vocabulary")),
                 normalizer=description["normalizer"],
                 dropout=description["dropout"],
             )

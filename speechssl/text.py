@@ -10,10 +10,10 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from speechssl.errors import CheckpointError, ConfigError
 
@@ -21,6 +21,9 @@ NormalizerName = Literal["none", "lowercase", "letters", "basic", "english"]
 """`none`: only Unicode NFC and single spaces. `lowercase`: `none`, then lower case (for references that are already
 clean, as LibriSpeech's). `letters`: lower case; letters, combining marks, digits and apostrophes inside a word are kept
 and all else becomes a space. `basic` and `english`: the two normalisers of Whisper's evaluation."""
+
+Case = Literal["keep", "upper", "lower"]
+_CASES: Mapping[str, Callable[[str], str]] = {"keep": str, "upper": str.upper, "lower": str.lower}
 
 BLANK = "<blank>"
 WORD_SEPARATOR = "|"
@@ -88,26 +91,52 @@ _NORMALIZERS: Mapping[str, Callable[[str], str]] = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The labels of a character model: `tokens[i]` is written for label id i.
+    """The labels of a CTC model: `tokens[i]` stands for label id i, in the model's own order.
 
-    Token 0 is the CTC blank, token 1 the word separator `|` that stands for a space; the characters follow in sorted
-    order. There is no unknown-token: a character that the vocabulary lacks cannot be learnt or written, so it is
-    reported (`unknown_characters`) instead of being turned into something else.
+    Our own vocabularies (`from_texts`) hold the blank, the word separator `|` and then characters in sorted order; the
+    other fields describe those of other tools. There is no unknown-token: what the vocabulary lacks cannot be learnt
+    or written, so it is reported (`unknown_characters`) instead of being turned into something else.
+
+    Attributes:
+        tokens: text of every label, each different.
+        blank: label id of the CTC blank.
+        separator: label id that is written as a space; None where no label is.
+        special: label ids that are never written (`<s>`, `</s>`, `<unk>`, `<pad>`).
+        word_prefix: what begins the tokens that begin a word, `\u2581` of sentencepiece; None where none has it.
+        joiner: what is written between tokens: nothing, or a space between phonemes.
+        encode_case: the case into which texts are brought before they are encoded.
+        decode_case: the case in which texts are written.
     """
 
     tokens: tuple[str, ...]
+    blank: int = 0
+    separator: int | None = 1
+    special: tuple[int, ...] = ()
+    word_prefix: str | None = None
+    joiner: Literal["", " "] = ""
+    encode_case: Case = "keep"
+    decode_case: Case = "keep"
 
     def __post_init__(self) -> None:
-        if self.tokens[:2] != (BLANK, WORD_SEPARATOR):
-            raise ConfigError(
-                f"vocabulary: tokens must begin with {BLANK!r} and {WORD_SEPARATOR!r}, but begin with {self.tokens[:2]}"
-            )
         if len(set(self.tokens)) != len(self.tokens):
             doubled = sorted(token for token, count in Counter(self.tokens).items() if count > 1)
             raise ConfigError(f"vocabulary: every token must occur once, but these occur more than once: {doubled}")
-        wrong = [token for token in self.tokens[2:] if len(token) != 1 or token.isspace()]
+        for name, label in (
+            ("blank", self.blank),
+            ("separator", self.separator),
+            *(("special", i) for i in self.special),
+        ):
+            if label is not None and not 0 <= label < len(self.tokens):
+                raise ConfigError(f"vocabulary: {name} must be a label id below {len(self.tokens)}, but is {label}")
+        if self.separator == self.blank:
+            raise ConfigError(f"vocabulary: blank and separator must differ, but both are {self.blank}")
+        silent = {self.blank, self.separator, *self.special}
+        wrong = [token for i, token in enumerate(self.tokens) if i not in silent and not token.strip()]
         if wrong:
-            raise ConfigError(f"vocabulary: every token after the first two must be one character, but found {wrong}")
+            raise ConfigError(f"vocabulary: a token that is written must not be empty or a space, but found {wrong}")
+        for name in ("encode_case", "decode_case"):
+            if getattr(self, name) not in get_args(Case):
+                raise ConfigError(f"vocabulary: {name} must be one of {', '.join(get_args(Case))}")
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], *, min_count: int = 1) -> "Vocabulary":
@@ -139,36 +168,86 @@ class Vocabulary:
 
     @cached_property
     def ids(self) -> Mapping[str, int]:
-        """Label id of every character, the space included; the blank and a literal `|` are not among them."""
-        ids = {token: index for index, token in enumerate(self.tokens)}
-        ids[" "] = ids.pop(WORD_SEPARATOR)
-        del ids[BLANK]
+        """Label id of everything that is written, the space included; blank, special tokens and a literal separator
+        are not among them.
+        """
+        silent = {self.blank, self.separator, *self.special}
+        ids = {token: index for index, token in enumerate(self.tokens) if index not in silent}
+        if self.separator is not None:
+            ids[" "] = self.separator
         return ids
 
+    @cached_property
+    def _longest(self) -> int:
+        """Characters of the longest token that is written."""
+        return max(map(len, self.ids), default=1)
+
     def unknown_characters(self, text: str) -> Counter[str]:
-        """The characters of `text` that have no label, with their counts."""
-        return Counter(character for character in text if character not in self.ids)
+        """What of `text` has no label, with counts: characters, or whole phonemes where a space stands between."""
+        return self._split(text)[1]
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> list[int]:
         """Label ids of a normalised text; a space becomes the word separator.
 
+        Where tokens have several characters the longest that fits is taken, from left to right; a sentencepiece model
+        may choose others.
+
         Raises:
             ConfigError: a character is unknown, unless `skip_unknown` leaves it out.
         """
-        ids = self.ids
-        if not skip_unknown:
-            unknown = self.unknown_characters(text)
-            if unknown:
-                raise ConfigError(
-                    f"text {text!r}: the vocabulary has no label for {describe_characters(unknown)}; "
-                    "choose a normalizer that removes them or build the vocabulary from texts that hold them"
-                )
-        return [ids[character] for character in text if character in ids]
+        labels, unknown = self._split(text)
+        if unknown and not skip_unknown:
+            raise ConfigError(
+                f"text {text!r}: the vocabulary has no label for {describe_characters(unknown)}; "
+                "choose a normalizer that removes them or build the vocabulary from texts that hold them"
+            )
+        return labels
+
+    def _split(self, text: str) -> tuple[list[int], Counter[str]]:
+        """Label ids, and what has none."""
+        ids, longest = self.ids, self._longest
+        text = _CASES[self.encode_case](text)
+        if self.joiner:
+            units = text.split(self.joiner)
+            return [ids[unit] for unit in units if unit in ids], Counter(u for u in units if u and u not in ids)
+        if self.word_prefix is not None and text:
+            text = self.word_prefix + text.replace(" ", self.word_prefix)
+        if longest == 1:
+            return [ids[c] for c in text if c in ids], Counter(c for c in text if c not in ids)
+        labels: list[int] = []
+        unknown: Counter[str] = Counter()
+        start = 0
+        while start < len(text):
+            unit = next((text[start:end] for end in range(start + longest, start, -1) if text[start:end] in ids), None)
+            if unit is None:
+                unknown[text[start]] += 1
+                start += 1
+            else:
+                labels.append(ids[unit])
+                start += len(unit)
+        return labels, unknown
 
     def decode(self, label_ids: Sequence[int]) -> str:
         """The text of label ids from which blanks and repeats are already removed; blanks are ignored."""
-        characters = (" " if label == 1 else self.tokens[label] for label in label_ids if label != 0)
-        return " ".join("".join(characters).split())
+        silent = {self.blank, *self.special}
+        pieces = (" " if label == self.separator else self.tokens[label] for label in label_ids if label not in silent)
+        text = self.joiner.join(pieces)
+        if self.word_prefix is not None:
+            text = text.replace(self.word_prefix, " ")
+        return _CASES[self.decode_case](" ".join(text.split()))
+
+    def begins_word(self, label: int) -> bool:
+        """Whether a token that is written begins a word, without a separator before it."""
+        return bool(self.joiner) or (self.word_prefix is not None and self.tokens[label].startswith(self.word_prefix))
+
+    def facts(self) -> dict[str, Any]:
+        """What `vocab.json` does not say, for JSON; empty for a vocabulary of our own."""
+        standard = {field.name: field.default for field in fields(self)}
+        own = self.tokens[:2] == (BLANK, WORD_SEPARATOR)
+        values = {name: getattr(self, name) for name in standard if name != "tokens"}
+        if own and all(value == standard[name] for name, value in values.items()):
+            return {}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def save(self, path: Path) -> None:
         """Write `vocab.json`: an object from token to label id, the layout that Hugging Face tokenizers read."""
@@ -176,8 +255,8 @@ class Vocabulary:
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        """Read what `save` wrote.
+    def load(cls, path: Path, *, facts: Mapping[str, Any] | None = None) -> "Vocabulary":
+        """Read what `save` wrote; `facts` as `facts()` gave them, None or empty for a vocabulary of our own.
 
         Raises:
             CheckpointError: the file is missing, is no JSON, or its ids are not 0..N-1.
@@ -192,9 +271,15 @@ class Vocabulary:
             raise CheckpointError(
                 f"{path}: is not a vocabulary (a JSON object from token to ids 0..N-1): {error}"
             ) from error
+        if not facts and tokens[:2] != (BLANK, WORD_SEPARATOR):
+            raise CheckpointError(
+                f"{path}: vocabulary: tokens must begin with {BLANK!r} and {WORD_SEPARATOR!r}, but begin with"
+                f" {tokens[:2]}; a vocabulary of another tool comes in with its model (speechssl import)"
+            )
         try:
-            return cls(tokens)
-        except ConfigError as error:
+            values = dict(facts or {})
+            return cls(tokens, **{**values, "special": tuple(values.get("special", ()))})
+        except (ConfigError, TypeError) as error:
             raise CheckpointError(f"{path}: {error}") from error
 
 

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from speechssl.text import Vocabulary
 
-_SEPARATOR_ID = 1  # fixed by Vocabulary
-
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSpan:
@@ -52,7 +50,7 @@ def greedy_decode(logits: Tensor, num_frames: Tensor, vocabulary: Vocabulary) ->
     best, labels = best.cpu(), labels.cpu()
     hypotheses = []
     for row, length in enumerate(num_frames.tolist()):
-        tokens = _merge_repeats(labels[row, :length].tolist())
+        tokens = _merge_repeats(labels[row, :length].tolist(), vocabulary.blank)
         hypotheses.append(
             Hypothesis(
                 text=vocabulary.decode([token.label for token in tokens]),
@@ -64,12 +62,12 @@ def greedy_decode(logits: Tensor, num_frames: Tensor, vocabulary: Vocabulary) ->
     return hypotheses
 
 
-def _merge_repeats(labels: list[int]) -> tuple[TokenSpan, ...]:
+def _merge_repeats(labels: list[int], blank: int) -> tuple[TokenSpan, ...]:
     spans = []
     start = 0
     for frame in range(1, len(labels) + 1):
         if frame == len(labels) or labels[frame] != labels[start]:
-            if labels[start] != 0:
+            if labels[start] != blank:
                 spans.append(TokenSpan(label=labels[start], start_frame=start, end_frame=frame))
             start = frame
     return tuple(spans)
@@ -78,11 +76,19 @@ def _merge_repeats(labels: list[int]) -> tuple[TokenSpan, ...]:
 def _words(tokens: tuple[TokenSpan, ...], vocabulary: Vocabulary) -> tuple[WordSpan, ...]:
     words: list[WordSpan] = []
     current: list[TokenSpan] = []
-    for token in (*tokens, None):
-        if token is not None and token.label != _SEPARATOR_ID:
-            current.append(token)
-        elif current:
-            text = vocabulary.decode([part.label for part in current])
+
+    def finish() -> None:
+        text = vocabulary.decode([part.label for part in current])
+        if text:
             words.append(WordSpan(text=text, start_frame=current[0].start_frame, end_frame=current[-1].end_frame))
-            current = []
+        current.clear()
+
+    for token in tokens:
+        if token.label in vocabulary.special:
+            continue
+        if token.label == vocabulary.separator or vocabulary.begins_word(token.label):
+            finish()
+        if token.label != vocabulary.separator:
+            current.append(token)
+    finish()
     return tuple(words)

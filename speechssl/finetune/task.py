@@ -153,13 +153,14 @@ class CtcTask:
         )
         # Without labels the loss of an infeasible row is finite, so that a factor of 0 leaves no trace in gradients.
         lengths = torch.where(batch.feasible, labeled.target_lengths, 0)
-        nll = ctc_nll(output.logits, output.num_frames, labeled.targets, lengths) * batch.feasible
+        blank = self.model.vocabulary.blank
+        nll = ctc_nll(output.logits, output.num_frames, labeled.targets, lengths, blank=blank) * batch.feasible
         num_labels = lengths.sum()
         return ObjectiveOutput(
             loss=nll.sum() / num_labels.clamp(min=1),
             num_targets=num_labels,
             metrics={
-                "blank_fraction": _blank_fraction(output.logits.detach(), output.num_frames),
+                "blank_fraction": _blank_fraction(output.logits.detach(), output.num_frames, blank),
                 "infeasible_utterances": (~batch.feasible).sum().float(),
                 "padding_share": batch.padding_share,
             },
@@ -238,8 +239,13 @@ class CtcTask:
         feasible = num_frames >= required_frames_batch(targets, lengths)
         lengths = torch.where(feasible, lengths, 0)
         output = self.model(batch.waveform.to(device), batch.num_samples.to(device))
-        nll = ctc_nll(output.logits, output.num_frames, targets.to(device), lengths.to(device)).cpu().double()
-        blanks = float(_blank_fraction(output.logits, output.num_frames)) * int(num_frames.sum())
+        blank = self.model.vocabulary.blank
+        nll = (
+            ctc_nll(output.logits, output.num_frames, targets.to(device), lengths.to(device), blank=blank)
+            .cpu()
+            .double()
+        )
+        blanks = float(_blank_fraction(output.logits, output.num_frames, blank)) * int(num_frames.sum())
         sums = [float((nll * feasible).sum()), float(lengths.sum()), blanks, float(num_frames.sum())]
         hypotheses = greedy_decode(output.logits, output.num_frames, self.model.vocabulary)
         return [hypothesis.text for hypothesis in hypotheses], torch.tensor(sums, dtype=torch.float64)
@@ -263,7 +269,7 @@ def _layers_above(parameter: str, config: EncoderConfig) -> int:
     return 0 if is_final_norm else config.num_layers
 
 
-def _blank_fraction(logits: Tensor, num_frames: Tensor) -> Tensor:
+def _blank_fraction(logits: Tensor, num_frames: Tensor, blank: int) -> Tensor:
     """Share of the frames in which the blank is the best label; `[B, T, N]` -> f32 scalar."""
     valid = ~padding_mask(num_frames, logits.shape[1])
-    return ((logits.argmax(dim=-1) == 0) & valid).sum().float() / num_frames.sum()
+    return ((logits.argmax(dim=-1) == blank) & valid).sum().float() / num_frames.sum()

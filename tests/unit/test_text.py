@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,12 +105,67 @@ def test_missing_vocabulary_says_what_to_give(tmp_path: Path) -> None:
         Vocabulary.load(tmp_path / "vocab.json")
 
 
-@pytest.mark.parametrize(
-    "tokens", [("a", "b"), ("<blank>", "|", "a", "a"), ("<blank>", "|", "ab"), ("<blank>", "|", " ")]
-)
+@pytest.mark.parametrize("tokens", [("<blank>", "|", "a", "a"), ("<blank>", "|", " "), ("<blank>", "|", "")])
 def test_malformed_tokens_are_refused(tokens: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="vocabulary"):
         Vocabulary(tokens)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"blank": 3}, "blank must be a label id below 3, but is 3"),
+        ({"special": (7,)}, "special must be a label id below 3, but is 7"),
+        ({"blank": 1}, "blank and separator must differ, but both are 1"),
+        ({"encode_case": "title"}, "encode_case must be one of keep, upper, lower"),
+    ],
+)
+def test_facts_that_do_not_fit_the_tokens_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Vocabulary(("<pad>", "|", "a"), **values)
+
+
+LETTERS = Vocabulary(
+    ("<s>", "<pad>", "</s>", "<unk>", "|", "E", "T", "A"),
+    blank=1, separator=4, special=(0, 2, 3), encode_case="upper", decode_case="lower",
+)  # fmt: skip
+PHONEMES = Vocabulary(("<pad>", "h", "ə", "l", "oʊ"), separator=None, joiner=" ")
+PIECES = Vocabulary(("▁the", "▁t", "he", "t", "h", "e", "▁", "<blank>"), blank=7, separator=None, word_prefix="▁")
+
+
+def test_letters_of_another_order_case_and_blank() -> None:
+    assert LETTERS.encode("eat Tea") == [5, 7, 6, 4, 6, 5, 7]
+    assert LETTERS.decode([1, 5, 7, 0, 6, 4, 2, 6, 3, 5, 7]) == "eat tea"
+    assert LETTERS.unknown_characters("<s>|x") == {"<": 1, "S": 1, ">": 1, "|": 1, "X": 1}
+
+
+def test_phonemes_are_written_with_spaces_between() -> None:
+    assert PHONEMES.encode("h ə l oʊ") == [1, 2, 3, 4]
+    assert PHONEMES.decode([1, 2, 0, 3, 4]) == "h ə l oʊ"
+    assert PHONEMES.unknown_characters("h æ") == {"æ": 1}
+
+
+def test_pieces_begin_words_and_the_longest_is_taken() -> None:
+    assert PIECES.encode("the het") == [0, 6, 2, 3]
+    assert PIECES.decode([0, 7, 6, 2, 3]) == "the het"
+
+
+@pytest.mark.parametrize("vocabulary", [LETTERS, PHONEMES, PIECES])
+def test_other_vocabularies_round_trip_with_their_facts(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path / "vocab.json")
+    facts = json.loads(json.dumps(vocabulary.facts()))
+    assert Vocabulary.load(tmp_path / "vocab.json", facts=facts) == vocabulary
+
+
+def test_a_foreign_vocabulary_without_its_facts_is_refused(tmp_path: Path) -> None:
+    """Which label is the blank cannot be guessed."""
+    LETTERS.save(tmp_path / "vocab.json")
+    with pytest.raises(CheckpointError, match=r"must begin with '<blank>' and '\|'.*comes in with its model"):
+        Vocabulary.load(tmp_path / "vocab.json")
+
+
+def test_own_vocabularies_have_no_further_facts() -> None:
+    assert Vocabulary.from_texts(["ab c"]).facts() == {}
 
 
 def test_describe_characters_is_bounded() -> None:

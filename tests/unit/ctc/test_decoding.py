@@ -43,3 +43,20 @@ def test_log_probability_is_that_of_the_path() -> None:
     expected = logits[0, :3].log_softmax(-1).amax(-1).sum()
     hypothesis = greedy_decode(logits, torch.tensor([3]), VOCABULARY)[0]
     assert abs(hypothesis.log_probability - expected.item()) < 1e-5
+
+
+def test_blank_separator_and_special_labels_are_the_vocabularys() -> None:
+    vocabulary = Vocabulary(("a", "<s>", "b", "|", "<pad>"), blank=4, separator=3, special=(1,))
+    labels = [0, 0, 4, 0, 1, 2, 3, 3, 2, 4]
+    logits = torch.nn.functional.one_hot(torch.tensor([labels]), 5).float()
+    hypothesis = greedy_decode(logits, torch.tensor([10]), vocabulary)[0]
+    assert hypothesis.text == "aab b"
+    assert [(word.text, word.start_frame, word.end_frame) for word in hypothesis.words] == [("aab", 0, 6), ("b", 8, 9)]
+
+
+def test_word_beginnings_part_words_without_a_separator() -> None:
+    vocabulary = Vocabulary(("<pad>", "▁a", "b", "▁"), separator=None, word_prefix="▁")
+    logits = torch.nn.functional.one_hot(torch.tensor([[1, 2, 0, 3, 2, 3]]), 4).float()
+    hypothesis = greedy_decode(logits, torch.tensor([6]), vocabulary)[0]
+    assert hypothesis.text == "ab b"
+    assert [(word.text, word.start_frame, word.end_frame) for word in hypothesis.words] == [("ab", 0, 2), ("b", 3, 5)]
