@@ -19,6 +19,7 @@ from speechssl.audio.windows import (
     BLOCK_BYTES,
     BUFFER_BYTES,
     HEADER_BYTES,
+    UNSIZED_BYTES,
     WHOLE_BYTES,
     LocalWindow,
     RemoteWindow,
@@ -125,13 +126,16 @@ def _open_remote(path: str, location: Location, at_once: int) -> BinaryIO:
     if content is not None:
         return io.BytesIO(_checked(path, content, location))
     start, size = location.start or 0, location.num_bytes
-    wanted = at_once if size is None else min(size, at_once)
+    block = min(at_once, BLOCK_BYTES)
+    if size is None:
+        wanted = min(at_once, UNSIZED_BYTES)
+    else:
+        wanted = size if size <= at_once else block
     head = remote.fetch(location.file, start, wanted)
-    if len(head) < at_once or size == at_once:
+    if len(head) < wanted or len(head) == size:
         return io.BytesIO(_checked(path, head, location))
     if size is None:
         size = remote.size(location.file)
-    block = BLOCK_BYTES if at_once > HEADER_BYTES else HEADER_BYTES
     return io.BufferedReader(RemoteWindow(location.file, start, size, head, block_bytes=block), BUFFER_BYTES)
 
 

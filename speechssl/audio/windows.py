@@ -9,7 +9,9 @@ from speechssl.audio import remote
 from speechssl.audio.remote import RemoteFault
 
 WHOLE_BYTES = 4 << 20
-"""Members and remote files up to this size (two minutes of 16 kHz wav) are read whole, at once."""
+"""Members up to this size (two minutes of 16 kHz wav) are read whole, at once."""
+UNSIZED_BYTES = 2 << 20
+"""So much of a remote file is asked for at first, because its size would cost a request of its own."""
 HEADER_BYTES = 64 << 10
 """What is read at once where only the header is wanted."""
 BUFFER_BYTES = 64 << 10

@@ -203,7 +203,7 @@ def test_of_an_hour_in_s3_only_the_span_is_fetched(s3: str, tmp_path: Path, monk
     monkeypatch.setattr(remote, "fetch", counted)
     part = audio.read("s3://speech/long.wav", offset=800, duration=5)
     np.testing.assert_array_equal(part * 32768, samples[800 * 16000 : 805 * 16000])
-    assert sum(fetched) < 8_000_000, fetched
+    assert sum(fetched) < 4_000_000
     fetched.clear()
     assert audio.probe("s3://speech/long.wav").num_samples == len(samples)
     assert sum(fetched) < 300_000

@@ -124,7 +124,8 @@ def test_of_a_large_recording_only_the_span_is_read(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(windows, "WHOLE_BYTES", 1 << 16)
-    monkeypatch.setattr("speechssl.audio.files.WHOLE_BYTES", 1 << 16)
+    for name in ("WHOLE_BYTES", "UNSIZED_BYTES", "BLOCK_BYTES"):
+        monkeypatch.setattr(f"speechssl.audio.files.{name}", 1 << 16)
     monkeypatch.setattr(windows, "BLOCK_BYTES", 1 << 16)
     content = encoded(60, format="WAV")  # 1.9 MB
     fetched = []
@@ -149,7 +150,8 @@ def test_of_a_large_recording_only_the_span_is_read(
 
 def test_a_large_recording_that_ends_early_is_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "WHOLE_BYTES", 1 << 16)
-    monkeypatch.setattr("speechssl.audio.files.WHOLE_BYTES", 1 << 16)
+    for name in ("WHOLE_BYTES", "UNSIZED_BYTES", "BLOCK_BYTES"):
+        monkeypatch.setattr(f"speechssl.audio.files.{name}", 1 << 16)
     content = encoded(60, format="WAV")
     fsspec.filesystem("memory").pipe("/files/cut.tar", content[:-1000])
     path = f"memory://files/cut.tar:0:{len(content)}"
@@ -277,7 +279,8 @@ def test_a_fault_that_stays_is_told_apart_from_a_bad_recording(server: FaultySer
 
 def test_a_fault_in_the_middle_of_a_large_file_is_named(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """libsndfile swallows errors of the file object it reads; the message must not be its guess."""
-    monkeypatch.setattr("speechssl.audio.files.WHOLE_BYTES", 1 << 16)
+    for name in ("WHOLE_BYTES", "UNSIZED_BYTES", "BLOCK_BYTES"):
+        monkeypatch.setattr(f"speechssl.audio.files.{name}", 1 << 16)
     server.files["/long.wav"] = encoded(60, format="WAV")
     path = f"{server.url}/long.wav"
     with audio.opened(path) as source, soundfile.SoundFile(source) as file:
