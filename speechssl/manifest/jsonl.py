@@ -1,16 +1,17 @@
 """JSON Lines <-> Arrow tables, by columns.
 
-pyarrow parses and Arrow's string functions write, so that ten million rows pass without a Python object per row. Only
-when that fails is a file read line by line, to repair what can be repaired and to name every line that cannot.
+pyarrow parses and Arrow's string functions write, block by block, so that ten million rows pass without a Python object
+per row. Only a block where that fails is read line by line, to repair what can be repaired and to name every line that
+cannot.
 """
 
+import io
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,8 @@ CORE_TYPES: Mapping[str, pa.DataType] = {
 }
 """Arrow type of the columns that every manifest may have; other columns keep the type they come with."""
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 32 << 20
+_PARSED_BYTES = 8 << 20
 _MAX_REPORTED = 20
 
 
@@ -44,26 +46,71 @@ def read_jsonl(path: Path) -> pa.Table:
     Raises:
         ManifestError: not UTF-8, not JSON, or of wrong types; names the lines.
     """
-    if path.stat().st_size == 0:
-        raise ManifestError(f"{path}: is empty; build it again with `speechssl manifest build`")
+    tables = list(scan_jsonl(path))
+    schema = join_schemas([table.schema for table in tables])
+    return pa.concat_tables([conform(table, schema) for table in tables])
+
+
+def scan_jsonl(path: Path) -> Iterator[pa.Table]:
+    """A manifest in tables of some ten thousand lines, each with the columns that it has values for.
+
+    Raises:
+        ManifestError: as `read_jsonl`, after the last table, so that it names all bad lines.
+    """
+    shown: list[str] = []
+    num_problems = num_rows = 0
+    for table, problems in _parse_blocks(path):
+        num_problems += len(problems)
+        shown += [f"{path}:{problem.line}: {problem.message}" for problem in problems[: _MAX_REPORTED - len(shown)]]
+        num_rows += table.num_rows
+        if table.num_rows and not num_problems:
+            yield table
+    if num_problems:
+        if num_problems > len(shown):
+            shown.append(f"... and {num_problems - len(shown)} more")
+        shown.append("`speechssl manifest validate --quarantine` sets bad lines aside")
+        raise ManifestError("\n".join(shown))
+    if num_rows == 0:
+        what = "is empty" if path.stat().st_size == 0 else "holds no utterance"
+        raise ManifestError(f"{path}: {what}; build it again with `speechssl manifest build`")
+
+
+def join_schemas(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Columns and types that can hold all of the tables; a column of kinds that do not go together becomes text."""
+    kinds: dict[str, list[pa.DataType]] = {}
+    for schema in dict.fromkeys(schemas):
+        for field_ in schema:
+            kinds.setdefault(field_.name, []).append(field_.type)
+    return pa.schema([(name, _common_type(types)) for name, types in kinds.items()])
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns and types of a joined schema; absent columns are null."""
+    columns = []
+    for field_ in schema:
+        if field_.name not in table.column_names:
+            column = pa.chunked_array([pa.nulls(len(table), field_.type)])
+        elif table.schema.field(field_.name).type == field_.type:
+            column = table[field_.name]
+        elif field_.type == STRING:
+            column = pa.chunked_array([_as_text(chunk) for chunk in table[field_.name].chunks], STRING)
+        else:
+            column = table[field_.name].cast(field_.type)
+        columns.append(column)
+    return pa.table(columns, schema=schema)
+
+
+def _common_type(types: Sequence[pa.DataType]) -> pa.DataType:
+    fields = [pa.schema([("value", kind)]) for kind in types]
     try:
-        table = _parse(path, dict(CORE_TYPES))
-        # Arrow guesses that "2020-01-01" is a time and would change how it is written: take such columns as text.
-        guessed = {
-            field.name: STRING
-            for field in table.schema
-            if field.name not in CORE_TYPES and pa.types.is_temporal(field.type)
-        }
-        if guessed:
-            table = _parse(path, {**CORE_TYPES, **guessed})
-        table.validate(full=True)
-    except pa.ArrowInvalid:
-        return _read_line_by_line(path)
-    if table.num_rows == 0:
-        raise ManifestError(f"{path}: holds no utterance; build it again with `speechssl manifest build`")
-    present = [name for name in table.column_names if table[name].null_count < len(table)]
-    present = [name for name in present if not pa.types.is_null(table.schema.field(name).type)]
-    return table.select(present)
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return STRING
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return column.cast(STRING) if is_text else _json_values(column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,32 +125,28 @@ class LineProblem:
 
 def read_rows(path: Path) -> tuple[pa.Table, npt.NDArray[np.int64], list[LineProblem]]:
     """Read line by line: the good rows, their line numbers, and what is wrong with each of the others."""
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    problems: list[LineProblem] = []
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            row, found = _parse_line(line, number)
-            if found:
-                problems += found
-            else:
-                rows.append(row)
-                lines.append(number)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _array(name, [row.get(name) for row in rows]) for name in names}
-    table = pa.table({name: column for name, column in columns.items() if column.null_count < len(rows)})
-    return table, np.array(lines, dtype=np.int64), problems
+        return _parse_lines(file, 1)
 
 
 def write_jsonl(table: pa.Table, path: Path) -> None:
     """Write a table as JSON Lines; nulls are left out."""
+    write_json_lines(table.to_batches(max_chunksize=1 << 16), path)
+
+
+def write_json_lines(batches: Iterable[pa.RecordBatch], path: Path) -> None:
+    """Write batches as JSON Lines; nulls are left out."""
     with open(path, "wb") as file:
-        for batch in table.to_batches(max_chunksize=1 << 16):
-            lines = json_lines(batch)
-            if len(lines):
-                file.write("\n".join(lines.to_pylist()).encode() + b"\n")
+        for batch in batches:
+            _write_strings(pc.binary_join_element_wise(json_lines(batch), pa.scalar("\n", STRING), _empty()), file)
+
+
+def _write_strings(texts: pa.LargeStringArray, file: BinaryIO) -> None:
+    """Write the bytes of all strings after each other, without a Python string for each."""
+    if len(texts):
+        _, offsets, content = texts.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        file.write(memoryview(content)[int(ends[0]) : int(ends[-1])])
 
 
 def json_lines(batch: pa.RecordBatch) -> pa.LargeStringArray:
@@ -147,27 +190,63 @@ def _json_values_slowly(column: pa.Array) -> pa.Array:
     return pa.array(values, STRING)
 
 
-def _parse(path: Path, types: Mapping[str, pa.DataType]) -> pa.Table:
+def _parse_blocks(path: Path) -> Iterator[tuple[pa.Table, list[LineProblem]]]:
+    """The good rows and the bad lines of every block of lines."""
+    number = 1
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            block += file.readline()
+            try:
+                yield _parse_block(block), []
+            except pa.ArrowInvalid:
+                table, _, problems = _parse_lines(io.BytesIO(block), number)
+                yield table, problems
+            number += block.count(b"\n")
+
+
+def _parse_block(block: bytes) -> pa.Table:
+    table = _parse(block, CORE_TYPES)
+    # Arrow guesses that "2020-01-01" is a time and would change how it is written: take such columns as text.
+    guessed = {
+        field.name: STRING
+        for field in table.schema
+        if field.name not in CORE_TYPES and pa.types.is_temporal(field.type)
+    }
+    if guessed:
+        table = _parse(block, {**CORE_TYPES, **guessed})
+    table.validate(full=True)
+    present = [name for name in table.column_names if table[name].null_count < len(table)]
+    return table.select([name for name in present if not pa.types.is_null(table.schema.field(name).type)])
+
+
+def _parse(block: bytes, types: Mapping[str, pa.DataType]) -> pa.Table:
     return pyarrow.json.read_json(
-        os.fspath(path),
-        read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES),
+        pa.BufferReader(block),
+        read_options=pyarrow.json.ReadOptions(block_size=_PARSED_BYTES),
         parse_options=pyarrow.json.ParseOptions(
             explicit_schema=pa.schema(list(types.items())), unexpected_field_behavior="infer"
         ),
     )
 
 
-def _read_line_by_line(path: Path) -> pa.Table:
-    table, _, problems = read_rows(path)
-    if problems:
-        shown = [f"{path}:{problem.line}: {problem.message}" for problem in problems[:_MAX_REPORTED]]
-        if len(problems) > len(shown):
-            shown.append(f"... and {len(problems) - len(shown)} more")
-        shown.append("`speechssl manifest validate --quarantine` sets bad lines aside")
-        raise ManifestError("\n".join(shown))
-    if table.num_rows == 0:
-        raise ManifestError(f"{path}: holds no utterance; build it again with `speechssl manifest build`")
-    return table
+def _parse_lines(file: Iterable[bytes], first: int) -> tuple[pa.Table, npt.NDArray[np.int64], list[LineProblem]]:
+    """The good rows of lines, the first of which has the number `first`, their numbers, and what is wrong elsewhere."""
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    problems: list[LineProblem] = []
+    for number, line in enumerate(file, start=first):
+        if not line.strip():
+            continue
+        row, found = _parse_line(line, number)
+        if found:
+            problems += found
+        else:
+            rows.append(row)
+            lines.append(number)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: _array(name, [row.get(name) for row in rows]) for name in names}
+    table = pa.table({name: column for name, column in columns.items() if column.null_count < len(rows)})
+    return table, np.array(lines, dtype=np.int64), problems
 
 
 def _parse_line(line: bytes, number: int) -> tuple[dict[str, Any], list[LineProblem]]:

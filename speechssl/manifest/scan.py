@@ -1,8 +1,9 @@
 """Work on many recordings at once, in threads: decoding happens outside of Python's lock."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
@@ -36,6 +37,22 @@ def map_in_threads(
                 if progress is not None and (done % 64 == 0 or done == num_items):
                     progress(done, num_items)
                 yield result
+
+
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results of `function` in the order of `items`, worked out in threads a few items ahead of who takes them.
+
+    For Arrow and NumPy, which work outside of Python's lock, on batches that are too large to hold many of.
+    """
+    num_workers = default_num_workers()
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def default_num_workers() -> int:

@@ -11,14 +11,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from speechssl.errors import ManifestError
+from speechssl.manifest.hashing import Codes, Hashes, codes_of, hash_values, in_order_of_appearance, pieces
 from speechssl.manifest.jsonl import STRING
+from speechssl.manifest.scan import map_ahead
 from speechssl.manifest.table import Manifest
 
 _NUM_ORDERS = 64
 _LARGE_SHARE = 0.005
 _GOOD_ENOUGH = 0.005
-
-Codes = npt.NDArray[np.int64]
 
 
 def split_manifest(
@@ -54,7 +54,8 @@ def split_manifest(
     if len(manifest) == 0:
         raise ManifestError("a manifest without utterances cannot be split")
     groups = group_rows(manifest, keys)
-    seconds = np.asarray(np.bincount(groups, weights=manifest.durations), dtype=np.float64)
+    seconds = np.zeros(int(groups.max()) + 1)
+    np.add.at(seconds, groups, manifest.durations)
     wanted = np.array([fractions[name] for name in names])
     part_of_group = _assign(seconds, wanted, np.random.default_rng(seed))
     reached = np.bincount(part_of_group, weights=seconds, minlength=len(names)) / seconds.sum()
@@ -63,54 +64,99 @@ def split_manifest(
         raise ManifestError(
             _explain(manifest, keys, groups, seconds, dict(zip(names, reached, strict=True)), fractions)
         )
-    part_of_row = part_of_group[groups]
+    part_of_row = np.concatenate([part_of_group[groups[piece]] for piece in pieces(len(groups))])
     return {name: manifest.filter(part_of_row == number) for number, name in enumerate(names)}
 
 
 def group_rows(manifest: Manifest, keys: Sequence[str]) -> Codes:
-    """Number of each row's group: rows are in one group when a chain of shared keys leads from one to the other."""
-    columns = [_key_codes(manifest, key) for key in keys]
-    if len(columns) == 1:
-        return np.unique(columns[0], return_inverse=True)[1].astype(np.int64)
-    # A graph with a node for every row and one for every value of every key.
-    num_rows = len(manifest)
-    rows = np.arange(num_rows)
-    starts = np.cumsum([num_rows, *(int(codes.max()) + 1 for codes in columns)])
-    ends = np.concatenate([codes + start for codes, start in zip(columns, starts[:-1], strict=True)])
-    edges = (np.ones(len(ends), dtype=np.int8), (np.tile(rows, len(columns)), ends))
-    graph = coo_matrix(edges, shape=(int(starts[-1]), int(starts[-1])))
-    labels = connected_components(graph, directed=False)[1][:num_rows]
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    """Number of each row's group: rows are in one group when a chain of shared keys leads from one to the other.
+
+    Values are told apart by 64-bit hashes: should two different ones share a
+    hash (below one chance in 100,000 for ten million values), their rows are in one group, which no split minds.
+    """
+    groups = _key_codes(manifest, keys[0])
+    for key in keys[1:]:
+        groups = _join_groups(groups, _key_codes(manifest, key))
+    return groups
 
 
-def normalize_keys(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def _join_groups(groups: Codes, values: Codes) -> Codes:
+    """Unite the groups that share a value. Only rows whose value occurs again can tie groups together."""
+    num_groups = int(groups.max()) + 1
+    rows = np.flatnonzero(np.bincount(values)[values] > 1)
+    tied, num_values = _renumbered(values[rows])
+    ties = np.unique(groups[rows].astype(np.int64) * max(1, num_values) + tied)  # a pair of group and value each
+    ends = (ties // max(1, num_values)).astype(np.int32), (ties % max(1, num_values) + num_groups).astype(np.int32)
+    size = num_groups + num_values
+    graph = coo_matrix((np.ones(len(ties), dtype=np.int8), ends), shape=(size, size))
+    labels = connected_components(graph, directed=False)[1][:num_groups]
+    joined = labels[groups]
+    return in_order_of_appearance(*_renumbered(joined))
+
+
+def _renumbered(codes: Codes) -> tuple[Codes, int]:
+    """Codes as 0, 1, ... without gaps, and how many there are."""
+    present = np.bincount(codes) > 0 if len(codes) else np.zeros(0, dtype=bool)
+    names = np.cumsum(present, dtype=np.int32) - np.int32(1)
+    return (names[codes] if len(codes) else codes), int(present.sum())
+
+
+def normalize_keys(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Texts as they are compared: lower case, letters and digits only, single spaces."""
-    texts = pc.utf8_lower(pc.utf8_normalize(texts.cast(STRING), form="NFKC"))
-    texts = pc.replace_substring(texts, "ß", "ss")
-    texts = pc.replace_substring_regex(texts, r"['’`´]", "")
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, r"[^\pL\pN\pM]+", " "))
+    if isinstance(texts, pa.ChunkedArray):
+        return pa.chunked_array([normalize_keys(chunk) for chunk in texts.chunks], STRING)
+    texts = texts.cast(STRING)
+    is_ascii = pc.fill_null(pc.string_is_ascii(texts), True)
+    plain = pc.ascii_lower(texts)
+    if not pc.all(is_ascii).as_py():  # the others, a few in most languages, are the expensive ones
+        other = pc.utf8_lower(pc.utf8_normalize(texts.filter(pc.invert(is_ascii)), form="NFKC"))
+        plain = pc.replace_with_mask(plain, pc.invert(is_ascii), pc.replace_substring(other, "ß", "ss"))
+    plain = pc.replace_substring_regex(plain, r"['’`´]", "")
+    spaced = pc.replace_substring_regex(plain, r" *[^\pL\pN\pM ][^\pL\pN\pM]*|  +", " ")  # all but single spaces
+    return pc.utf8_trim_whitespace(spaced)
 
 
 def _key_codes(manifest: Manifest, key: str) -> Codes:
     """A number for every distinct value of a key; rows without a text get one of their own."""
-    name = "audio_filepath" if key == "recording" and "recording" not in manifest.table.column_names else key
-    if name == "text" and "text" not in manifest.table.column_names:
-        column = pa.chunked_array([pa.nulls(len(manifest), STRING)])
-    else:
-        column = manifest.column(name)
-    if key == "text":
-        column = normalize_keys(column)
-        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, STRING), column)
-    elif column.null_count:
+    name = "audio_filepath" if key == "recording" and "recording" not in manifest.column_names else key
+    if name == "text" and "text" not in manifest.column_names:
+        return np.arange(len(manifest), dtype=np.int32)
+    hashes = np.empty(len(manifest), dtype=np.uint64)
+    unknown = np.zeros(len(manifest), dtype=bool)
+    done = 0
+    hash_batch = _hash_texts if key == "text" else _hash_batch
+    for part, nulls in map_ahead(hash_batch, manifest.batches([name])):
+        hashes[done : done + len(part)] = part
+        unknown[done : done + len(part)] = nulls
+        done += len(part)
+    if key != "text" and unknown.any():
         raise ManifestError(
-            f"{column.null_count} of {len(manifest)} rows have no {key}, so parts cannot be kept apart by it; fill it"
+            f"{int(unknown.sum())} of {len(manifest)} rows have no {key}, so parts cannot be kept apart by it; fill it"
             " in, leave those rows out, or split by another key"
         )
-    indices = column.combine_chunks().dictionary_encode().indices
-    codes = np.asarray(indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
-    alone = np.flatnonzero(codes < 0)
-    codes[alone] = codes.max(initial=-1) + 1 + np.arange(len(alone))
+    if not unknown.any():
+        return codes_of(hashes)
+    codes = np.empty(len(manifest), dtype=np.int32)
+    codes[~unknown] = codes_of(hashes[~unknown])
+    num_alone = int(unknown.sum())
+    codes[unknown] = np.arange(num_alone, dtype=np.int32) + codes[~unknown].max(initial=-1) + 1
     return codes
+
+
+Hashed = tuple[Hashes, npt.NDArray[np.bool_]]
+
+
+def _hash_batch(batch: pa.RecordBatch) -> Hashed:
+    """Hashes of a column, and where it is null."""
+    values = batch.column(0)
+    return hash_values(values), values.is_null().to_numpy(zero_copy_only=False)
+
+
+def _hash_texts(batch: pa.RecordBatch) -> Hashed:
+    """Hashes of texts as they are compared, and where there is none."""
+    texts = normalize_keys(batch.column(0))
+    unknown = pc.fill_null(pc.equal(pc.binary_length(texts), 0), True)
+    return hash_values(texts), unknown.to_numpy(zero_copy_only=False)
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:
@@ -124,11 +170,14 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         )
 
 
-def _assign(seconds: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], generator: np.random.Generator) -> Codes:
+def _assign(
+    seconds: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], generator: np.random.Generator
+) -> npt.NDArray[np.int16]:
     """A part for every group: the large ones one by one in the best of several random orders, the rest in one cut."""
     total = float(seconds.sum())
-    large = np.flatnonzero(seconds > _LARGE_SHARE * total)
-    small = np.flatnonzero(seconds <= _LARGE_SHARE * total)
+    is_large = seconds > _LARGE_SHARE * total
+    large = np.flatnonzero(is_large)
+    small = np.flatnonzero(~is_large).astype(np.int32)
     filling = float(seconds[small].sum())
     best = _place(seconds[large], wanted * total, filling, generator)
     for _ in range(_NUM_ORDERS - 1):
@@ -136,15 +185,19 @@ def _assign(seconds: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], g
             break
         other = _place(seconds[large], wanted * total, filling, generator)
         best = other if other.badness < best.badness else best
-    part = np.zeros(len(seconds), dtype=np.int64)
+    part = np.zeros(len(seconds), dtype=np.int16)
     part[large] = best.part
     if len(small):
         room = np.clip(best.room, 0, None)
         room = room if room.sum() > 0 else wanted
-        order = generator.permutation(small)
-        middles = np.cumsum(seconds[order]) - seconds[order] / 2
         cuts = np.cumsum(room) / room.sum() * filling
-        part[order] = np.minimum(np.searchsorted(cuts, middles, side="right"), len(wanted) - 1)
+        order = generator.permutation(small)
+        middles = seconds[order]
+        halves = middles / 2
+        middles = np.cumsum(middles, out=middles)
+        middles -= halves
+        for piece in pieces(len(order)):
+            part[order[piece]] = np.minimum(np.searchsorted(cuts, middles[piece], side="right"), len(wanted) - 1)
     return part
 
 
@@ -152,7 +205,7 @@ def _assign(seconds: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], g
 class _Placement:
     """`part` of each group, the `room` left in each part in seconds, and how bad that is in seconds."""
 
-    part: Codes
+    part: npt.NDArray[np.int64]
     room: npt.NDArray[np.float64]
     badness: float
 
@@ -220,6 +273,6 @@ def _explain(
     return (
         f"split by {', '.join(keys)}: the {len(seconds)} groups that must stay whole do not give these fractions; the"
         f" nearest found is {shares}. The largest group holds {share:.1%} of the audio ({count} of {len(manifest)}"
-        f" rows, among them {manifest.table['id'][row].as_py()!r}). Ask for other fractions, fewer keys or a larger"
+        f" rows, among them {manifest.take([row])[0].id!r}). Ask for other fractions, fewer keys or a larger"
         " tolerance"
     )

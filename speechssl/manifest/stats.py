@@ -5,11 +5,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from speechssl.manifest.hashing import Hashes, count_distinct, hash_values, offsets_and_bytes
+from speechssl.manifest.scan import map_ahead
 from speechssl.manifest.table import Manifest
 
 _NUM_BINS = 24
+_PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+_MAX_WAITING_ROWS = 1 << 20
+_SPACES = np.isin(np.arange(256), list(b" \t\n\v\f\r"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,39 +61,87 @@ class ManifestStats:
 
 
 def manifest_stats(manifest: Manifest) -> ManifestStats:
-    """Count a manifest, by columns."""
-    table = manifest.table
+    """Count a manifest, in batches of single columns; distinct recordings and texts are counted by their hashes."""
     durations = manifest.durations
-    percentiles = (0, 5, 25, 50, 75, 95, 100)
-    values = np.percentile(durations, percentiles) if len(durations) else np.zeros(len(percentiles))
     counts, edges = np.histogram(durations, bins=_NUM_BINS) if len(durations) else (np.zeros(1), np.zeros(2))
-    texts = table["text"] if "text" in table.column_names else None
-    rates = pc.value_counts(table["sample_rate"]).to_pylist()
-    speakers = _hours_by(table, "speaker")
+    mean = float(durations.mean()) if len(durations) else 0.0
+    values = np.percentile(durations, _PERCENTILES, overwrite_input=True) if len(durations) else [0.0] * 7
+    del durations
+    texts = _count_texts(manifest)
+    speakers = _hours_by(manifest, "speaker")
+    rates = sorted(_sums_by(manifest, "sample_rate"), key=lambda row: -row["rows"])
+    recordings = [hash_values(batch.column(0)) for batch in manifest.batches(["audio_filepath"])]
     return ManifestStats(
         num_utterances=len(manifest),
         hours=manifest.total_seconds / 3600,
-        num_recordings=pc.count_distinct(table["audio_filepath"]).as_py(),
+        num_recordings=count_distinct(recordings),
         num_speakers=len(speakers.keys() - {"unknown"}),
-        num_with_text=0 if texts is None else len(texts) - texts.null_count,
-        num_words=0 if texts is None else pc.sum(pc.count_substring_regex(texts, r"\S+")).as_py() or 0,
-        num_distinct_texts=0 if texts is None else pc.count_distinct(texts).as_py(),
-        mean_seconds=float(durations.mean()) if len(durations) else 0.0,
-        duration_percentiles={str(name): float(value) for name, value in zip(percentiles, values, strict=True)},
-        sample_rates={str(entry["values"]): entry["counts"] for entry in sorted(rates, key=lambda e: -e["counts"])},
-        hours_by_language=_hours_by(table, "language"),
+        num_with_text=texts.num_known,
+        num_words=texts.num_words,
+        num_distinct_texts=texts.num_distinct,
+        mean_seconds=mean,
+        duration_percentiles={str(name): float(value) for name, value in zip(_PERCENTILES, values, strict=True)},
+        sample_rates={str(row["sample_rate"]): row["rows"] for row in rates},
+        hours_by_language=_hours_by(manifest, "language"),
         hours_by_speaker=speakers,
-        hours_by_split=_hours_by(table, "split"),
+        hours_by_split=_hours_by(manifest, "split"),
         histogram_edges=tuple(float(edge) for edge in edges),
         histogram_counts=tuple(int(count) for count in counts),
     )
 
 
-def _hours_by(table: pa.Table, name: str) -> dict[str, float]:
-    if name not in table.column_names:
+@dataclass(frozen=True, kw_only=True)
+class _Texts:
+    num_known: int = 0
+    num_words: int = 0
+    num_distinct: int = 0
+
+
+def _count_texts(manifest: Manifest) -> _Texts:
+    if "text" not in manifest.column_names:
+        return _Texts()
+    hashes = []
+    num_words = 0
+    for batch_hashes, batch_words in map_ahead(_examine_texts, manifest.batches(["text"])):
+        hashes.append(batch_hashes)
+        num_words += batch_words
+    return _Texts(num_known=sum(map(len, hashes)), num_words=num_words, num_distinct=count_distinct(hashes))
+
+
+def _examine_texts(batch: pa.RecordBatch) -> tuple[Hashes, int]:
+    """Hashes of the texts that there are, and how many words these have."""
+    texts = batch.column(0).drop_null()
+    starts, data = offsets_and_bytes(texts)
+    is_space = _SPACES[data]
+    begins = ~is_space
+    begins[1:] &= is_space[:-1]
+    firsts = starts[:-1][
+        np.diff(starts) > 0
+    ]  # a text's first byte begins a word also where the text before has no space
+    begins[firsts] = ~is_space[firsts]
+    return hash_values(texts), int(np.count_nonzero(begins))
+
+
+def _hours_by(manifest: Manifest, name: str) -> dict[str, float]:
+    if name not in manifest.column_names:
         return {}
-    groups = table.select([name, "duration"]).group_by(name).aggregate([("duration", "sum")])
     hours = {
-        "unknown" if row[name] is None else str(row[name]): row["duration_sum"] / 3600 for row in groups.to_pylist()
+        "unknown" if row[name] is None else str(row[name]): row["duration"] / 3600 for row in _sums_by(manifest, name)
     }
     return dict(sorted(hours.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _sums_by(manifest: Manifest, name: str) -> list[dict[str, Any]]:
+    """For every value of a column its `rows` and their `duration` in seconds."""
+    waiting: list[pa.Table] = []
+    for batch in manifest.batches([name, "duration"]):
+        ones = np.ones(batch.num_rows, dtype=np.int64)
+        waiting.append(_add_up(pa.table({name: batch[name], "duration": batch["duration"], "rows": ones}), name))
+        if sum(map(len, waiting)) > _MAX_WAITING_ROWS:
+            waiting = [_add_up(pa.concat_tables(waiting), name)]
+    return _add_up(pa.concat_tables(waiting), name).to_pylist() if waiting else []
+
+
+def _add_up(table: pa.Table, name: str) -> pa.Table:
+    sums = table.group_by(name, use_threads=False).aggregate([("duration", "sum"), ("rows", "sum")])
+    return pa.table({name: sums[name], "duration": sums["duration_sum"], "rows": sums["rows_sum"]})

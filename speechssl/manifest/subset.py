@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from speechssl.errors import ManifestError
+from speechssl.manifest.hashing import pieces
 from speechssl.manifest.table import Manifest
 
 
@@ -27,8 +28,9 @@ def subset_manifest(manifest: Manifest, seconds: Sequence[float], *, seed: int) 
             raise ManifestError(
                 f"a subset of {wanted:g} s cannot be drawn from {manifest.total_seconds:.1f} s of audio; ask for less"
             )
-    order = np.random.default_rng(seed).permutation(len(manifest))
-    ends = np.cumsum(manifest.durations[order])
+    order = np.random.default_rng(seed).permutation(np.arange(len(manifest), dtype=np.int32))
+    durations = manifest.durations
+    ends = np.cumsum(np.concatenate([durations[order[piece]] for piece in pieces(len(order))]))
     subsets = []
     for wanted in seconds:
         above = int(np.searchsorted(ends, wanted))  # rows order[: above + 1] are the first to reach it

@@ -20,8 +20,9 @@ from speechssl.errors import ManifestError
 from speechssl.manifest import paths
 from speechssl.manifest.complete import complete, make_ids
 from speechssl.manifest.jsonl import LineProblem, read_rows
+from speechssl.manifest.loading import read_table
 from speechssl.manifest.scan import Progress, map_in_threads
-from speechssl.manifest.table import Manifest, read_table
+from speechssl.manifest.table import Manifest
 
 KINDS = {
     "line": "the line is not UTF-8 or not JSON",

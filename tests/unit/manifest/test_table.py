@@ -209,7 +209,7 @@ def test_saving_leaves_no_other_file_and_keeps_the_old_one_when_it_fails(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("speechssl.manifest.table.write_jsonl", fail)
+    monkeypatch.setattr("speechssl.manifest.table.write_json_lines", fail)
     with pytest.raises(OSError, match="disk full"):
         manifest.with_column("x", [1]).save(tmp_path / "m.jsonl")
     assert (tmp_path / "m.jsonl").read_bytes() == before
