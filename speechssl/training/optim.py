@@ -129,8 +129,9 @@ def apply_update(
     skipped = (~(norm.isfinite() & loss.isfinite())).float()
     scale = divisor if clip_norm is None else divisor * ((norm + 1e-6) / clip_norm).clamp(min=1.0)
     needs_scale = num_targets is not None or clip_norm is not None
-    optimizer.grad_scale = scale if needs_scale else None  # type: ignore[attr-defined]
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    # the kernel takes both in fp32 only
+    optimizer.grad_scale = scale.to(torch.float32) if needs_scale else None  # type: ignore[attr-defined]
+    optimizer.found_inf = skipped.to(torch.float32)  # type: ignore[attr-defined]
     optimizer.step()
     return norm, skipped
 

@@ -49,8 +49,8 @@ class Case:
         return self.objective.terms(self.encoder, self.batch, step=TEMPERATURE_STEP, draws=self.draws)
 
 
-def make_case(style: str, lengths: list[int], *, dtype: torch.dtype, **config: Any) -> Case:
-    """Equal numbers of masked frames in every row, as fairseq2 needs them."""
+def make_case(style: str, lengths: list[int], *, dtype: torch.dtype, seed: int = 7, **config: Any) -> Case:
+    """Equal numbers of masked frames in every row, as fairseq2 needs them; `seed` is that of batch and draws."""
     encoder = our_encoder(style, conv_padding="included", feature_gradient_scale=config.pop("gradient_scale", 1.0))
     objective = ContrastiveObjective(
         ContrastiveConfig(
@@ -60,8 +60,8 @@ def make_case(style: str, lengths: list[int], *, dtype: torch.dtype, **config: A
         latent_dim=encoder.config.latent_dim, model_dim=encoder.config.model_dim,
     )  # fmt: skip
     randomize(objective, seed=5)
-    waveform, num_samples = waveforms(lengths, dtype=dtype)
-    generator = torch.Generator().manual_seed(7)
+    waveform, num_samples = waveforms(lengths, seed=seed - 4, dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
     num_frames = [encoder.num_frames(length) for length in lengths]
     frame_mask = torch.zeros(len(lengths), max(num_frames), dtype=torch.bool)
     for row, count in zip(frame_mask, num_frames, strict=True):
