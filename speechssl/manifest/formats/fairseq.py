@@ -217,7 +217,8 @@ def _write_split(
             left_out[reason] = left_out.get(reason, 0) + count
     write_lines(files(path.with_suffix(".wrd")), words)
     if letters:
-        write_lines(files(path.with_suffix(".ltr")), _letters(words, path))
+        _check_bars(words, path.with_suffix(".ltr"))
+        write_lines(files(path.with_suffix(".ltr")), words, change=_letters)
     return words
 
 
@@ -241,26 +242,25 @@ def _common_root(folders: list[Path], wanted: Path | None = None) -> Path:
     return wanted if wanted is not None and fits else common
 
 
-def _letters(words: pa.Array, path: Path) -> pa.Array:
+def _check_bars(words: pa.Array, path: Path) -> None:
     bars = pc.indices_nonzero(pc.match_substring(words, "|"))
     if len(bars):
         row = bars[0].as_py()
         raise ManifestError(
-            f"{path.with_suffix('.ltr')}:{row + 1}: {len(bars)} texts hold a '|', which stands between words there; the"
-            f" first is {words[row].as_py()[:60]!r}: replace it in the texts"
+            f"{path}:{row + 1}: {len(bars)} texts hold a '|', which stands between words there; the first is"
+            f" {words[row].as_py()[:60]!r}: replace it in the texts"
         )
-    return joined(_spaced(words), "|")
 
 
-def _spaced(words: pa.Array) -> pa.Array:
-    """Every character with a space behind it, and `|` for every space."""
+def _letters(words: pa.Array) -> pa.Array:
+    """Every character with a space behind it, `|` for every space, and a last `|`."""
     offsets, content = text_bytes(words)
     begins = (content & 0xC0) != 0x80  # the first byte of a character in UTF-8
     num_before = np.concatenate([[0], np.cumsum(begins)])
     spaced = np.full(len(content) + num_before[-1], ord(" "), dtype=np.uint8)
     spaced[np.arange(len(content)) + num_before[1:] - 1] = np.where(content == ord(" "), ord("|"), content)
     moved = pa.py_buffer((offsets + num_before[offsets]).astype(np.int64))
-    return pa.LargeStringArray.from_buffers(len(words), moved, pa.py_buffer(spaced))
+    return joined(pa.LargeStringArray.from_buffers(len(words), moved, pa.py_buffer(spaced)), "|")
 
 
 def _write_dictionary(path: Path, texts: list[pa.Array], files: Staged) -> None:

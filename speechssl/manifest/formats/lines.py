@@ -1,7 +1,7 @@
 """Files of lines as Arrow columns, read and written without a Python object per line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,8 @@ _SCAN_BYTES = 64 << 20
 _ROWS_PER_PIECE = 1 << 18
 
 # What Python's str.split takes for white space, since most readers of these formats are written in Python.
-_SPACES = "[\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_ODD_SPACES = "\t-\r\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_SPACES = f"[ {_ODD_SPACES}]"
 
 
 def read_lines(path: Path) -> pa.Array:
@@ -106,9 +107,12 @@ def check_same_length(labels: Path, num_labels: int, audio: Path, num_audio: int
 
 def single_spaced(texts: pa.Array) -> tuple[pa.Array, int]:
     """Texts with every run of white space as one space and none at the ends, and how many that changed."""
-    changed = pc.utf8_trim(pc.replace_substring_regex(texts, f"{_SPACES}+", " "), " ")
-    count = pc.sum(pc.not_equal(changed, texts)).as_py() or 0
-    return changed, count
+    wrong = pc.match_substring_regex(texts, rf"[{_ODD_SPACES}]|  |\A | \z")  # quick; replacing is not
+    count = int(pc.sum(wrong).as_py() or 0)
+    if not count:
+        return texts, 0
+    better = pc.utf8_trim(pc.replace_substring_regex(texts.filter(wrong), f"{_SPACES}+", " "), " ")
+    return pc.replace_with_mask(texts, wrong, better), count
 
 
 def has_space(texts: pa.Array) -> npt.NDArray[np.bool_]:
@@ -122,13 +126,17 @@ def joined(*columns: pa.Array | str, separator: str = "") -> pa.Array:
     return pc.binary_join_element_wise(*parts, pa.scalar(separator, STRING))
 
 
-def write_lines(path: Path, lines: pa.Array, *, header: str | None = None) -> None:
-    """Write each text as a line; `header` goes before them."""
+def write_lines(
+    path: Path, lines: pa.Array, *, header: str | None = None, change: Callable[[pa.Array], pa.Array] | None = None
+) -> None:
+    """Write each text as a line; `header` goes before them, and `change` is applied to a piece of them at a time."""
     with open(path, "wb") as file:
         if header is not None:
             file.write(header.encode() + b"\n")
         for start in range(0, len(lines), _ROWS_PER_PIECE):
-            file.write(text_bytes(joined(lines.slice(start, _ROWS_PER_PIECE), "\n"))[1].data)
+            piece = lines.slice(start, _ROWS_PER_PIECE)
+            piece = piece if change is None else change(piece)
+            file.write(text_bytes(joined(piece, "\n"))[1].data)
 
 
 def text_bytes(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
