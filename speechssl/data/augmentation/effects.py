@@ -49,9 +49,8 @@ def reverberate(waveform: Waveform, rir: Waveform) -> Waveform:
 
     direct = int(np.abs(rir).argmax())
     wet = oaconvolve(waveform, rir)[direct : direct + len(waveform)]
-    before = float(np.dot(waveform.astype(np.float64), waveform))
-    after = float(np.dot(wet.astype(np.float64), wet))
-    return (wet * np.sqrt(before / after)).astype(np.float32) if after > 0 else waveform.copy()
+    before, after = float(np.dot(waveform, waveform)), float(np.dot(wet, wet))
+    return np.asarray(wet * np.float32(np.sqrt(before / after))) if after > 0 else waveform.copy()
 
 
 def limit_band(waveform: Waveform, *, low_hz: float, high_hz: float, sample_rate: int) -> Waveform:

@@ -16,8 +16,7 @@ SILENT_POWER = 1e-12
 
 def mean_power(waveform: Waveform) -> float:
     """Mean square of all samples."""
-    exact = waveform.astype(np.float64)
-    return float(np.dot(exact, exact)) / max(1, len(waveform))
+    return float(np.dot(waveform, waveform)) / max(1, len(waveform))
 
 
 def active_power(waveform: Waveform, sample_rate: int) -> float:
@@ -26,11 +25,11 @@ def active_power(waveform: Waveform, sample_rate: int) -> float:
     What is left after the last whole frame is not looked at; a clip shorter than a frame is one frame.
     """
     size = min(max(1, seconds_to_samples(FRAME_SECONDS, sample_rate)), max(1, len(waveform)))
-    frames = waveform[: len(waveform) // size * size].astype(np.float64).reshape(-1, size)
+    frames = waveform[: len(waveform) // size * size].reshape(-1, size)
     powers = np.einsum("ns,ns->n", frames, frames) / size
     if not len(powers):
         return 0.0
-    return float(powers[powers >= powers.max() * 10 ** (-ACTIVE_RANGE_DB / 10)].mean())
+    return float(powers[powers >= powers.max() * 10 ** (-ACTIVE_RANGE_DB / 10)].mean(dtype=np.float64))
 
 
 def scale_to_snr(noise: Waveform, *, speech_power: float, snr_db: float) -> Waveform:
