@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, cast
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from speechssl.data.augmentation import Augmenter
@@ -54,20 +55,20 @@ class BatchStream(Generic[Batch]):
         self._pin_memory = pin_memory
         self._log = ProblemLog()
         self._coverage: list[EpochCoverage] = []
-        self._rows, self._num_short = self._usable_rows(reader)
-        durations = manifest.durations if self._rows is None else manifest.durations[self._rows]
+        durations = manifest.durations
+        self._rows, self._num_short = self._usable_rows(durations, reader)
+        if self._rows is not None:
+            durations = durations[self._rows]
         longest = np.maximum(durations * config.augment.max_length_factor, 1e-3)
         lengths = np.minimum(longest, max_seconds)
         self._share_within_max_seconds = float(lengths.sum() / longest.sum())
         windows = None
         if config.order == "by_shard":
+            paths = manifest.column("audio_filepath")
             windows = shard_windows(
-                manifest,
-                self._rows,
-                shards_at_once=config.shards_at_once,
-                batch_seconds=config.batch_seconds,
-                seed=seed,
-            )
+                paths if self._rows is None else paths.take(pa.array(self._rows)), durations,
+                shards_at_once=config.shards_at_once, batch_seconds=config.batch_seconds, seed=seed,
+            )  # fmt: skip
         self.plan = BatchPlan(
             lengths,
             max_batch_length=config.batch_seconds,
@@ -78,9 +79,10 @@ class BatchStream(Generic[Batch]):
         )
         self._maker = BatchMaker(reader, recipe, self.rows, plan=self.plan, seed=seed)
 
-    def _usable_rows(self, reader: UtteranceReader) -> tuple[NDArray[np.int64] | None, int]:
+    def _usable_rows(
+        self, durations: NDArray[np.float64], reader: UtteranceReader
+    ) -> tuple[NDArray[np.int64] | None, int]:
         """Rows that may be long enough, by their durations, or None for all; and how many are not."""
-        durations = self.manifest.durations
         # one sample of doubt, for the rounding of a resampled length; a duration of 0 reaches to the end of the file
         usable = (durations * reader.sample_rate >= reader.min_num_samples - 1) | (durations == 0)
         if usable.all():

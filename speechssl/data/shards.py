@@ -1,16 +1,11 @@
 """Which utterances lie together: windows of a few shards, for storage that is slow to jump."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from speechssl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from speechssl.manifest import Manifest
 
 MIN_WINDOW_BATCHES = 8
 """Windows with fewer batches would make bad ones: too few utterances of each length, and always the same together."""
@@ -19,23 +14,19 @@ _WINDOW_SEED = 3
 
 
 def shard_windows(
-    manifest: "Manifest", rows: NDArray[np.int64] | None, *, shards_at_once: int, batch_seconds: float, seed: int
+    paths: pa.ChunkedArray, seconds: NDArray[np.float64], *, shards_at_once: int, batch_seconds: float, seed: int
 ) -> NDArray[np.int64]:
-    """i64 `[N]`: the window of each of the `rows` (of all by default); a window is `shards_at_once` shards.
+    """i64 `[N]`: the window that each row belongs to; a window is `shards_at_once` shards.
 
     A shard is the file that holds the recording: an archive, or a long recording of which many utterances are spans.
-    Which shards share a window follows from the seed and is the same in every epoch.
+    Which shards share a window follows from the seed and is the same in every epoch. `paths` and `seconds` `[N]` are
+    the rows' `audio_filepath` and durations.
 
     Raises:
         ConfigError: the windows would hold too little.
     """
-    paths = manifest.column("audio_filepath")
-    seconds = manifest.durations
-    if rows is not None:
-        paths, seconds = paths.take(pa.array(rows)), seconds[rows]
     files = pc.replace_substring_regex(paths, pattern=r":\d+:\d+$", replacement="")
-    codes = pa.chunked_array([files]) if isinstance(files, pa.Array) else files
-    codes = codes.combine_chunks().dictionary_encode()
+    codes = files.combine_chunks().dictionary_encode()
     num_shards = len(codes.dictionary)
     turn = np.random.default_rng([seed, _WINDOW_SEED]).permutation(num_shards)
     windows: NDArray[np.int64] = turn[codes.indices.to_numpy()] // shards_at_once

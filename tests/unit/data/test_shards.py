@@ -10,8 +10,9 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
+from fsspec.implementations.memory import MemoryFileSystem
 
-from speechssl.audio import remote
+from speechssl.audio import UnreachableError, remote
 from speechssl.data import AudioBatches, DataConfig, iterate_once
 from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
@@ -156,12 +157,13 @@ def test_storage_that_cannot_be_reached_ends_the_run_and_drops_nothing(
 ) -> None:
     """An outage says nothing against the recordings, so none of them is counted as left out."""
 
-    def unreachable(url: str, start: int | None = None, num_bytes: int | None = None) -> bytes:
+    def unreachable(*arguments: object, **named: object) -> bytes:
         raise ConnectionResetError("reset by peer")
 
     batches = stream(in_memory, shards_at_once=6)
-    monkeypatch.setattr(remote, "fetch", unreachable)
-    with pytest.raises(remote.UnreachableError, match=r"memory://.*cannot be reached"):
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", unreachable)
+    monkeypatch.setattr(remote, "RETRY", remote.RetryPolicy(max_attempts=2, first_delay_seconds=0))
+    with pytest.raises(UnreachableError, match=r"memory://.*cannot be reached"):
         next(batches.batches())
     assert batches.problems == {} and batches.coverage == ()
 
