@@ -164,7 +164,7 @@ def too_short(utterance: Utterance, seconds: float, *, min_num_samples: int, sam
     """The report of an utterance of which not even one frame can be made."""
     return Unreadable(
         utterance_id=utterance.id,
-        reason=f"{utterance.audio_filepath}: {seconds:.4f} s is shorter than one frame of the encoder"
+        reason=f"{utterance.audio_filepath}: {seconds:.4f} s is shorter than the encoder needs"
         f" ({samples_to_seconds(min_num_samples, sample_rate):.4f} s)",
         kind=TOO_SHORT,
     )

@@ -157,11 +157,17 @@ class Crops:
 
 
 class Labeled:
-    """Recipe of whole utterances with labels."""
+    """Recipe of whole utterances with labels.
+
+    The labels of all rows lie in one array, which worker processes share; of a list of lists each would come to hold a
+    copy, because Python writes to what it looks at.
+    """
 
     def __init__(self, reader: UtteranceReader, labels: Sequence[Sequence[int]]) -> None:
         self._reader = reader
-        self._labels = labels
+        lengths = np.fromiter(map(len, labels), np.int64, len(labels))
+        self._bounds = np.concatenate([[0], np.cumsum(lengths)])
+        self._values = np.fromiter(itertools.chain.from_iterable(labels), np.int32, int(self._bounds[-1]))
 
     def read(self, index: int, utterance: Utterance, *, epoch: int, random: np.random.Generator) -> Clip | Unreadable:
         """The whole, augmented."""
@@ -169,8 +175,5 @@ class Labeled:
 
     def collate(self, rows: Sequence[Row], random: np.random.Generator) -> LabeledBatch:
         """Padded, each with its labels."""
-        return collate_labeled(
-            [row.clip for row in rows],
-            [self._labels[row.index] for row in rows],
-            sample_rate=self._reader.sample_rate,
-        )
+        labels = [self._values[self._bounds[row.index] : self._bounds[row.index + 1]].tolist() for row in rows]
+        return collate_labeled([row.clip for row in rows], labels, sample_rate=self._reader.sample_rate)

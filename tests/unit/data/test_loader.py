@@ -1,8 +1,10 @@
 """Streams of batches: the same from anywhere, with any number of workers, whatever cannot be read."""
 
 import itertools
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -211,7 +213,23 @@ def test_one_pass_has_every_readable_utterance_once_longest_first(
 def test_one_pass_without_a_handler_warns(ramps: Callable[..., Manifest], caplog: pytest.LogCaptureFixture) -> None:
     manifest = ramps([3000, 300])
     assert len(list(iterate_once(manifest, batch_seconds=1, sample_rate=RATE, min_num_samples=400))) == 1
-    assert "left out u1" in caplog.text and "shorter than one frame" in caplog.text
+    assert "left out u1" in caplog.text and "shorter than the encoder needs" in caplog.text
+
+
+@pytest.mark.parametrize("make", [stream, labeled])
+def test_workers_can_be_started_by_handing_over_the_stream(ramps: Callable[..., Manifest], make: Any) -> None:
+    """Where processes cannot be forked (macOS), what they need is pickled."""
+    batches = make(ramps(LENGTHS))
+    request = next(iter(batches._requests(3)))
+    copy = pickle.loads(pickle.dumps(batches._maker))
+    first, second = batches._maker(request), copy(request)
+    assert first.coverage == second.coverage
+    assert audio(first.batch).utterance_ids == audio(second.batch).utterance_ids
+    assert audio(first.batch).waveform.equal(audio(second.batch).waveform)
+
+
+def audio(batch: AudioBatch | LabeledBatch) -> AudioBatch:
+    return batch.audio if isinstance(batch, LabeledBatch) else batch
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
