@@ -4,7 +4,7 @@
 `media` knows FFmpeg's formats, `resampling` changes the rate, `recording` holds the types.
 """
 
-from speechssl.audio.blocks import read_blocks
+from speechssl.audio.blocks import read_blocks, read_sample_rate
 from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe, probe_source, read, read_utterance
 from speechssl.audio.files import Source, check_openable, open_input, opened
 from speechssl.audio.location import Location, is_url, locate
@@ -43,6 +43,7 @@ __all__ = [
     "probe_source",
     "read",
     "read_blocks",
+    "read_sample_rate",
     "read_utterance",
     "resample",
     "resampled_length",

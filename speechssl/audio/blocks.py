@@ -12,7 +12,7 @@ import numpy.typing as npt
 from speechssl.audio.files import Source, opened
 from speechssl.audio.media import _frame_samples, _open_media, _to_float, is_media
 from speechssl.audio.recording import SPAN_TOLERANCE_SECONDS, RecordingError, Waveform, locate_span
-from speechssl.audio.sndfile import open_soundfile, skip_to
+from speechssl.audio.sndfile import open_soundfile, probe_soundfile, skip_to
 from speechssl.lengths import seconds_to_samples
 
 
@@ -37,6 +37,20 @@ def read_blocks(
                     f"{path}: samples are NaN or infinite; export the recording again, or leave it out", "non_finite"
                 )
             yield np.ascontiguousarray(block, dtype=np.float32)
+
+
+def read_sample_rate(path: str | os.PathLike[str]) -> int:
+    """Rate in Hz from the header alone; `probe` would decode some containers to count their samples.
+
+    Raises:
+        AudioError: like `probe`, as far as the header shows.
+    """
+    path = os.fspath(path)
+    with opened(path) as source:
+        if not is_media(path, source):
+            return probe_soundfile(path, source).sample_rate
+        with _open_media(path, source) as container:
+            return int(container.streams.audio[0].rate)
 
 
 def _soundfile_blocks(

@@ -3,16 +3,19 @@
 import json
 import os
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
 
 from speechssl.errors import ManifestError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A row that was cut: `clips` are (first sample, number of samples) within the file at `sample_rate` Hz.
+    """A row that was cut: `clips` i64 `[K, 2]` are first sample and number of samples in the file at `sample_rate` Hz.
 
     `problem` is why it could not be read, and then there are no clips.
     """
@@ -20,7 +23,7 @@ class Finished:
     row: int
     sample_rate: int
     num_samples: int
-    clips: tuple[tuple[int, int], ...] = ()
+    clips: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     too_short_samples: int = 0
     problem: str | None = None
 
@@ -57,7 +60,8 @@ class Journal:
         with self._lock:
             self.finished[finished.row] = finished
             if self._file is not None:
-                self._file.write(json.dumps(asdict(finished)) + "\n")
+                line = asdict(finished) | {"clips": finished.clips.tolist()}
+                self._file.write(json.dumps(line) + "\n")
                 self._file.flush()
 
     def close(self) -> None:
@@ -81,7 +85,7 @@ class Journal:
                 )
             for line in lines[1:]:
                 values = json.loads(line)
-                values["clips"] = tuple((int(first), int(count)) for first, count in values["clips"])
+                values["clips"] = np.array(values["clips"], dtype=np.int64).reshape(-1, 2)
                 self.finished[values["row"]] = Finished(**values)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError):
             raise ManifestError(f"{self._path}: is no journal, or a damaged one; remove it to begin anew") from None

@@ -16,7 +16,7 @@ Rows = npt.NDArray[np.int64]
 
 def has_column(manifest: Manifest, name: str) -> bool:
     """Whether there is a column of that name."""
-    return name in manifest.table.column_names
+    return name in manifest.column_names
 
 
 def clip_rows(manifest: Manifest, *, parents: Rows, rates: Rows, spans: Rows, whole: Rows) -> Manifest:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from speechssl.audio import Waveform, probe, read_blocks
+from speechssl.audio import Waveform, read_blocks, read_sample_rate
 from speechssl.errors import AudioError, ManifestError
 from speechssl.lengths import seconds_to_samples
 from speechssl.manifest.jsonl import STRING
@@ -149,7 +149,7 @@ class _Cutter:
         utterance = self._manifest[row]
         path = utterance.audio_filepath
         try:
-            rate = probe(path).sample_rate
+            rate = read_sample_rate(path)
             blocks = self._watched(read_blocks(path, offset=utterance.offset, duration=utterance.duration), rate)
             activity = find_activity(blocks, sample_rate=rate, config=self._config, models=self._models)
         except AudioError as error:
@@ -163,7 +163,7 @@ class _Cutter:
                 row=row,
                 sample_rate=rate,
                 num_samples=activity.num_samples,
-                clips=tuple((first + int(start), int(end - start)) for start, end in clips.kept),
+                clips=np.stack([clips.kept[:, 0] + first, clips.kept[:, 1] - clips.kept[:, 0]], axis=1),
                 too_short_samples=int((clips.too_short[:, 1] - clips.too_short[:, 0]).sum()),
             )
         self._notes.add(finished)
@@ -210,7 +210,7 @@ def _result(manifest: Manifest, whole: Rows, finished: Sequence[Finished]) -> Se
     counts = np.array([len(row.clips) for row in finished], dtype=np.int64)
     parents = np.repeat(np.array([row.row for row in finished], dtype=np.int64), counts)
     rates = np.repeat(np.array([row.sample_rate for row in finished], dtype=np.int64), counts)
-    spans = np.array([clip for row in finished for clip in row.clips], dtype=np.int64).reshape(-1, 2)
+    spans = np.concatenate([np.zeros((0, 2), dtype=np.int64), *(row.clips for row in finished)])
     bad = [row for row in finished if row.problem is not None]
     whole_seconds = float(manifest.durations[whole].sum())
     kept = whole_seconds + float((spans[:, 1] / rates).sum())

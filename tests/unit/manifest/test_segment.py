@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speechssl.audio import probe, read, read_blocks, resample
+from speechssl.audio import probe, read, read_blocks, read_sample_rate, resample
 from speechssl.cli import main
 from speechssl.config import from_dict
 from speechssl.errors import AudioError, ConfigError, ManifestError
@@ -374,6 +374,14 @@ def test_any_rate_and_channels(tmp_path: Path, rate: int, channels: int) -> None
     assert clips[1].sample_rate == rate and clips[1].offset == pytest.approx(4.0, abs=0.05)
 
 
+def test_containers_that_only_ffmpeg_reads_are_cut_too(tmp_path: Path) -> None:
+    encode(tmp_path / "a.m4a", bursts(3, 1, 3))
+    assert read_sample_rate(tmp_path / "a.m4a") == RATE
+    clips = segment_manifest(build_manifest(tmp_path, num_workers=1).manifest, num_workers=1).manifest
+    assert [round(seconds, 1) for seconds in clips.durations] == pytest.approx([3.2, 3.2], abs=0.2)
+    assert clips[1].offset == pytest.approx(3.9, abs=0.15)
+
+
 # Texts and damage -------------------------------------------------------------------------------------------------
 
 
@@ -447,7 +455,9 @@ def test_a_stopped_job_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     assert 3 <= len(lines) < 7
     journal.write_text("\n".join(lines) + '\n{"row": 3, "sam')  # and killed in the middle of a line
     opened = []
-    monkeypatch.setattr(segment, "probe", lambda path: opened.append(Path(path).stem) or probe(path))
+    monkeypatch.setattr(
+        segment, "read_sample_rate", lambda path: opened.append(Path(path).stem) or read_sample_rate(path)
+    )
     again = segment_manifest(manifest, journal=journal, num_workers=1)
     assert opened == list("abcdef")[len(lines) - 1 :]
     assert again.manifest.fingerprint() == expected.manifest.fingerprint()
