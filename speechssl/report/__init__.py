@@ -1,5 +1,6 @@
 """Figures and the HTML report of a run: builders of sections, and `write_report` that makes one page of them."""
 
+from speechssl.report.audit import audit_sections, write_audit_page
 from speechssl.report.codes import codes_section
 from speechssl.report.curves import curves_section, read_metrics
 from speechssl.report.data import data_section
@@ -12,6 +13,7 @@ from speechssl.report.word_errors import wer_section
 __all__ = [
     "Highlight",
     "Section",
+    "audit_sections",
     "codes_section",
     "curves_section",
     "data_section",
@@ -26,5 +28,6 @@ __all__ = [
     "spectrogram_section",
     "table",
     "wer_section",
+    "write_audit_page",
     "write_report",
 ]

@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 MAX_PAGE_BYTES = 3_000_000
 
 # The browser itself then refuses whatever would leave the page.
-CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+CONTENT_POLICY = (
+    "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

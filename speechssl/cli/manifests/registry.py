@@ -31,6 +31,13 @@ SUBCOMMANDS = {
         "speechssl manifest validate recordings.jsonl --audio\n"
         "speechssl manifest validate recordings.jsonl --audio --quarantine bad.jsonl --output clean.jsonl",
     ),
+    "audit": Subcommand(
+        "audit",
+        "find recordings, speakers and texts that manifests share, and bad recordings and texts; exit code 1 for leaks",
+        "speechssl manifest audit train.jsonl dev.jsonl test.jsonl --html audit.html\n"
+        "speechssl manifest audit train.jsonl test.jsonl --allow speaker --json audit.json --output clean/\n"
+        "speechssl manifest audit recordings.jsonl --cache audit-cache/ --strict",
+    ),
     "stats": Subcommand(
         "stats",
         "hours, speakers, languages and lengths",
@@ -46,6 +53,18 @@ SUBCOMMANDS = {
         "subset",
         "nested subsets of given minutes or hours",
         "speechssl manifest subset train.jsonl --output subsets/ --minutes 10 60",
+    ),
+    "filter": Subcommand(
+        "filter",
+        "keep the utterances that meet conditions; says how many do not meet which",
+        "speechssl manifest filter recordings.jsonl --output short.jsonl --min_seconds 1 --max_seconds 30"
+        " --language en de\n"
+        "speechssl manifest filter all.parquet --output good.parquet --has_text --where.take 0,1 --where_not.split test",
+    ),
+    "sample": Subcommand(
+        "sample",
+        "draw utterances at random, evenly over speakers or languages if so wished",
+        "speechssl manifest sample all.parquet --output part.parquet --hours 100 --balance_by language --seed 1",
     ),
     "convert": Subcommand(
         "convert",
