@@ -171,10 +171,11 @@ def _json_values(column: pa.Array) -> pa.Array:
         kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         text = column.cast(STRING)
-        if pc.any(pc.match_substring_regex(text, r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")).as_py():
-            return _json_values_slowly(text)
-        for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
-            text = pc.replace_substring(text, plain, escaped)
+        if pc.any(pc.match_substring_regex(text, r'[\x00-\x1f\x7f"\\]')).as_py():
+            if pc.any(pc.match_substring_regex(text, r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")).as_py():
+                return _json_values_slowly(text)
+            for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+                text = pc.replace_substring(text, plain, escaped)
         quote = pa.scalar('"', STRING)
         return pc.binary_join_element_wise(quote, text, quote, _empty())
     if pa.types.is_floating(kind):

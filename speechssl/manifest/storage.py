@@ -275,9 +275,9 @@ def pick(batches: Iterable[pa.RecordBatch], rows: Rows | None, start: int = 0) -
             yield batch
         else:
             low, high = np.searchsorted(rows, [start, stop])
-            if high > low:
-                wanted = rows[low:high] - start
-                whole = high - low == batch.num_rows and (np.diff(wanted) == 1).all()
+            for begin in range(low, high, BATCH_ROWS):  # more than one round where rows are repeated
+                wanted = rows[begin : min(begin + BATCH_ROWS, high)] - start
+                whole = len(wanted) == batch.num_rows and (np.diff(wanted) == 1).all()
                 yield batch if whole else batch.take(pa.array(wanted))
         start = stop
 

@@ -93,7 +93,7 @@ def test_options_in_examples_exist(run: Run) -> None:
         for option in re.findall(r"--([\w.]+)", example):
             if command not in pages:
                 pages[command] = run(*command.split(), "--help")[1]
-            listed = option if not option.startswith("parts.") else "parts"
+            listed = option.split(".")[0] if option.startswith(("parts.", "where.", "where_not.")) else option
             assert f"--{listed} " in pages[command].split("example:")[0], (command, option)
 
 

@@ -14,7 +14,7 @@ class SplitOptions:
 
     Attributes:
         manifest: the manifest to divide.
-        output: folder that gets one manifest a part, train.jsonl and so on.
+        output: folder that gets one manifest a part, train.jsonl and so on (Parquet where the manifest is).
         parts: share of each part, `--parts.train 0.8 --parts.test 0.2`; the shares add up to 1.
         by: what no two parts may share: speaker, recording, text, or any other column; several are possible.
         seed: another seed gives another split.
@@ -33,5 +33,5 @@ def run(words: list[str]) -> int:
     if options is None:
         return 0
     parts = split_manifest(Manifest.load(options.manifest), options.parts, by=options.by, seed=options.seed)
-    save_all(parts, options.output)
+    save_all(parts, options.output, like=options.manifest)
     return 0

@@ -15,7 +15,7 @@ class SubsetOptions:
 
     Attributes:
         manifest: the manifest to choose from.
-        output: folder that gets one manifest a size, 10min.jsonl, 1h.jsonl and so on.
+        output: folder that gets one manifest a size, 10min.jsonl, 1h.jsonl and so on (Parquet where the manifest is).
         minutes: sizes in minutes; each subset holds all smaller ones.
         hours: sizes in hours.
         seed: another seed chooses other utterances.
@@ -41,5 +41,9 @@ def run(words: list[str]) -> int:
     sizes |= {3600.0 * hours: f"{hours:g}h" for hours in options.hours}
     ordered = sorted(sizes)
     subsets = subset_manifest(Manifest.load(options.manifest), ordered, seed=options.seed)
-    save_all({sizes[size]: subset for size, subset in zip(ordered, subsets, strict=True)}, options.output)
+    save_all(
+        {sizes[size]: subset for size, subset in zip(ordered, subsets, strict=True)},
+        options.output,
+        like=options.manifest,
+    )
     return 0
