@@ -287,7 +287,7 @@ def describe_characters(counts: Mapping[str, int], *, limit: int = 20) -> str:
     """Characters with counts for a message, most frequent first: `'é' (U+00E9) x3, '3' x1`."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(
-        f"{character!r}{'' if character.isascii() else f' (U+{ord(character):04X})'} x{count}"
+        f"{character!r}{f' (U+{ord(character):04X})' if len(character) == 1 and character > '~' else ''} x{count}"
         for character, count in ordered[:limit]
     )
     return shown if len(ordered) <= limit else f"{shown} and {len(ordered) - limit} more"

@@ -55,7 +55,8 @@ class ImportedModel:
     `encoder_state` holds all tensors of the `SpeechEncoder` of `config`; `objective` and `objective_state` are there
     for `kind="pretraining"`; for `kind="ctc"` the `vocabulary` of the N labels in the model's order, `head_state` with
     `weight` `[N, D]` and `bias` `[N]`, `head_dropout` before it and the `normalizer` of the texts that it writes.
-    `notes` names every tensor that has no place here, and whatever was assumed.
+    `no_text` says why a CTC layer that is there was left out. `notes` names every tensor that has no place here, and
+    whatever was assumed.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class ImportedModel:
     head_state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     head_dropout: float = 0.0
     normalizer: NormalizerName = "none"
+    no_text: str | None = None
     notes: tuple[str, ...] = ()
 
     def build_encoder(self) -> SpeechEncoder:
@@ -99,6 +101,8 @@ class ImportedModel:
         Raises:
             CheckpointError: the model has no CTC layer, or it does not fit its vocabulary.
         """
+        if self.no_text is not None:
+            raise CheckpointError(self.no_text)
         if self.vocabulary is None:
             raise CheckpointError(
                 f"{self.origin.source}: has no CTC layer, so it cannot write text; fine-tune it first (speechssl"

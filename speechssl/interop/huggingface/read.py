@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from speechssl.encoder import EncoderConfig, SpeechEncoder
 from speechssl.errors import CheckpointError
 from speechssl.interop.encoder_names import EncoderNames
 from speechssl.interop.huggingface.encoders import Family, encoder_config, family_of
+from speechssl.interop.huggingface.vocabulary import normalizer_of, read_vocabulary
 from speechssl.interop.model import ImportedModel, Kind, Origin
 from speechssl.interop.weights import Pair, import_tensors, linear
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.text import Vocabulary
 
 PRETRAINING_HEADS = ("quantizer.", "project_hid.", "project_q.")
 
@@ -73,7 +76,9 @@ def read_huggingface(folder: str | Path, *, source: str | None = None) -> Import
     values = read_config(folder)
     family = family_of(values, source=name)
     notes: list[str] = []
-    config = encoder_config(values, normalize=_normalizes(folder, values, notes), source=name)
+    extractor = _extractor(folder)
+    config = encoder_config(values, normalize=_normalizes(extractor, values, notes), source=name)
+    config = replace(config, sample_rate=extractor.get("sampling_rate", config.sample_rate))
     tensors = read_tensors(folder)
     has_head = any(key.startswith(family.prefix) for key in tensors)
     names = EncoderNames().within(family.prefix) if has_head else EncoderNames()
@@ -86,7 +91,9 @@ def read_huggingface(folder: str | Path, *, source: str | None = None) -> Import
     if any(key.startswith(PRETRAINING_HEADS) for key in heads):
         kind = "pretraining"
         objective, objective_state = _pretraining(values, config, heads, name)
-    elif heads:
+    head = _Head() if kind == "pretraining" else _ctc_head(folder, values, heads, notes, name)
+    kind = "ctc" if head.vocabulary is not None else kind
+    if kind == "encoder" and heads and not head.refused:
         notes.append(f"left out {', '.join(sorted(heads))}: a head that has no place here")
     return ImportedModel(
         kind=kind,
@@ -95,8 +102,47 @@ def read_huggingface(folder: str | Path, *, source: str | None = None) -> Import
         encoder_state=state,
         objective=objective,
         objective_state=objective_state,
+        vocabulary=head.vocabulary,
+        head_state=head.state,
+        head_dropout=values.get("final_dropout", 0.0),
+        normalizer="none" if head.vocabulary is None else normalizer_of(head.vocabulary),
+        no_text=head.refused,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """A CTC layer, or why there is none that can write text."""
+
+    vocabulary: Vocabulary | None = None
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    refused: str | None = None
+
+
+def _ctc_head(
+    folder: Path, values: Mapping[str, Any], heads: Mapping[str, Tensor], notes: list[str], source: str
+) -> _Head:
+    """The layer `lm_head` of a `...ForCTC` model and its labels; without usable labels only the encoder comes in."""
+    state = {name.removeprefix("lm_head."): tensor for name, tensor in heads.items() if name.startswith("lm_head.")}
+    if set(state) != {"weight", "bias"}:
+        return _Head()
+    others = sorted(name for name in heads if not name.startswith("lm_head."))
+    if others:
+        notes.append(f"left out {', '.join(others)}: parts of a head that have no place here")
+    try:
+        vocabulary, vocabulary_notes = read_vocabulary(folder, num_labels=len(state["bias"]), source=source)
+    except CheckpointError as error:
+        notes.append(f"left out lm_head.weight and lm_head.bias: {error}")
+        return _Head(refused=str(error))
+    notes += vocabulary_notes
+    notes.append(
+        f"its texts are taken as normalised by {normalizer_of(vocabulary)!r}, as its labels suggest; no file says so"
+    )
+    blank = values.get("pad_token_id")
+    if blank is not None and blank != vocabulary.blank:
+        notes.append(f"config.json has pad_token_id={blank}; the tokenizer's blank {vocabulary.blank} is taken")
+    return _Head(vocabulary=vocabulary, state=state)
 
 
 def _encoder_state(
@@ -154,22 +200,32 @@ def _pretraining(
     return objective, state
 
 
-def _normalizes(folder: Path, values: Mapping[str, Any], notes: list[str]) -> bool:
-    """`do_normalize` of the feature extractor."""
+def _extractor(folder: Path) -> dict[str, Any]:
+    """`preprocessor_config.json`, the settings of the feature extractor; empty where there is none."""
     path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}; download the model again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object; download the model again")
+    return content
+
+
+def _normalizes(extractor: Mapping[str, Any], values: Mapping[str, Any], notes: list[str]) -> bool:
+    """`do_normalize` of the feature extractor."""
     if values["model_type"] == "wav2vec2-bert":
         return False
-    if not path.is_file():
+    if not extractor:
         normalizes = values.get("feat_extract_norm") == "layer"
         notes.append(
             f"there is no preprocessor_config.json; waveforms are {'' if normalizes else 'not '}normalized, as is usual"
             f" for feat_extract_norm={values.get('feat_extract_norm')}"
         )
         return normalizes
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8")).get("do_normalize", True))
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}; download the model again") from None
+    return bool(extractor.get("do_normalize", True))
 
 
 def _licence(folder: Path) -> str | None:

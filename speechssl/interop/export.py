@@ -1,0 +1,123 @@
+"""Models out to other tools: written beside, run by the other tool, compared, and only then put in place."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechssl.errors import CheckpointError, ConfigError
+from speechssl.interop.card import ModelFacts, model_card
+from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare
+from speechssl.interop.huggingface import write as huggingface
+from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
+from speechssl.interop.model import Exportable
+from speechssl.interop.models import facts_of, load_model
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """One format to write.
+
+    Attributes:
+        write: model, an existing empty folder and what is known of the model -> the model's files in it, and notes on
+            what the format lacks. Raises CheckpointError where the format cannot express the model.
+        peer: the folder written, and the model -> the other tool's name and version, and the tool running that model.
+            Raises CheckpointError where the tool is not installed: nothing is handed out unchecked.
+        usage: model -> how to load it, Markdown for the card.
+        padding: what the peer does in a padded batch; see `gate.compare`.
+        changes: fields of our encoder's configuration that the format cannot hold -> the value it computes with.
+        tolerance: largest relative difference; that of the gate when None.
+        library: `library_name` of the card's head, None for none.
+    """
+
+    write: Callable[[Exportable, Path, ModelFacts], tuple[str, ...]]
+    peer: Callable[[Path, Exportable], tuple[str, Peer]]
+    usage: Callable[[Exportable], str]
+    padding: Padding = "included"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float | None = None
+    library: str | None = None
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "huggingface": Exporter(
+        write=huggingface.write_huggingface,
+        peer=huggingface.huggingface_peer,
+        usage=huggingface.usage,
+        changes={"normalize_eps": HUGGINGFACE_EPS},
+        library="transformers",
+    ),
+}
+"""By the name that `speechssl export --format` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """The folder that was written, what was compared before, and what the format lacks."""
+
+    folder: Path
+    report: ParityReport
+    notes: tuple[str, ...]
+
+
+def export_model(
+    source: str | Path | Exportable,
+    target: str | Path,
+    *,
+    format: str,
+    facts: ModelFacts | None = None,
+    inputs: tuple[GateInput, ...] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> ExportResult:
+    """Write a model for another tool into the new folder `target`, with its parity report and model card.
+
+    Args:
+        source: a run, checkpoint or model directory, whatever `import_model` takes, or a model.
+        target: a folder that does not exist yet, or is empty.
+        format: one of `EXPORTERS`.
+        facts: for the model card; those that the source knows when None.
+        inputs: of the gate; `gate.gate_inputs` when None.
+        progress: called with what is being done.
+
+    Raises:
+        ConfigError: unknown format, or `target` holds something.
+        CheckpointError: the format cannot express the model, its tool is missing or computes something else; then
+            nothing is left at `target`.
+    """
+    if format not in EXPORTERS:
+        raise ConfigError(f"format must be one of {', '.join(EXPORTERS)}, but is {format!r}")
+    exporter, target = EXPORTERS[format], Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: already exists; give a new folder")
+    named = isinstance(source, str | Path)
+    model = load_model(source) if isinstance(source, str | Path) else source
+    if facts is None:
+        facts = facts_of(source) if isinstance(source, str | Path) else ModelFacts(name=target.name)
+    tell = progress or (lambda text: None)
+    temporary = target.parent / f".writing-{target.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        tell("writing")
+        notes = exporter.write(model, temporary, facts)
+        name, peer = exporter.peer(temporary, model)
+        report = compare(
+            model, peer, peer_name=name, padding=exporter.padding, changes=exporter.changes,
+            tolerance=exporter.tolerance, inputs=inputs,
+            progress=lambda entry: tell(f"comparing with {name}: {entry}"),
+        )  # fmt: skip
+        report.check()
+        report.save(temporary)
+        card = model_card(model, facts, report, usage=exporter.usage(model), notes=notes, library=exporter.library)
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source if named else target}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ExportResult(folder=target, report=report, notes=notes)
