@@ -1,8 +1,8 @@
 """Manifests: which recordings there are and what is known of them, as Arrow columns.
 
 `table` holds the type, `build` makes one from a folder or a corpus, `validate` finds what is wrong, `split` and
-`subset` divide it without leaks, `filter` and `sample` choose from it, `stats` counts it; `shards` packs it into tars and reads those of others; `corpora`
-knows the layouts of public corpora.
+`subset` divide it without leaks, `filter` and `sample` choose from it, `stats` counts it; `shards` packs it into tars
+and reads those of others; `corpora` knows the layouts of public corpora, `formats` the manifests of other tools.
 """
 
 from speechssl.manifest.audit import AuditConfig, AuditReport, audit_manifests
@@ -10,10 +10,10 @@ from speechssl.manifest.build import BuildResult, build_manifest
 from speechssl.manifest.corpora.card import CorpusCard, list_cards, load_card
 from speechssl.manifest.corpora.prepare import prepare_corpus
 from speechssl.manifest.filter import FilterResult, filter_manifest
+from speechssl.manifest.formats import ExportResult, ImportResult, read_format, write_format
 from speechssl.manifest.sample import sample_manifest
 from speechssl.manifest.segmentation import SegmentConfig, SegmentResult, segment_manifest
 from speechssl.manifest.shards import ShardOptions, ShardResult, build_from_shards, iterate_shard, shard_manifest
-from speechssl.manifest.formats import ExportResult, ImportResult, read_format, write_format
 from speechssl.manifest.split import split_manifest
 from speechssl.manifest.stats import ManifestStats, manifest_stats
 from speechssl.manifest.subset import subset_manifest
@@ -25,7 +25,9 @@ __all__ = [
     "AuditReport",
     "BuildResult",
     "CorpusCard",
+    "ExportResult",
     "FilterResult",
+    "ImportResult",
     "Manifest",
     "ManifestStats",
     "Problem",

@@ -79,12 +79,12 @@ def run(words: list[str]) -> int:
 
 
 def _report(imported: ImportResult, exported: ExportResult, options: ConvertOptions) -> None:
-    """What came from where, what was carried, and what was not, counted."""
+    """What came from where, what was carried, and what was changed or left out, counted."""
     route = f"{options.source} ({imported.format}) -> {options.target} ({exported.format})"
     say(f"{exported.num_utterances} utterances, {clock(exported.seconds)}: {route}")
     say(f"carried: {', '.join(exported.carried)}")
-    for what, result in (("not read", imported), ("not carried", exported)):
+    for what, result in (("in reading", imported), ("in writing", exported)):
         for reason, count in result.left_out.items():
-            say(f"{what}: {reason} ({count})")
+            say(f"changed or left out {what}: {reason} ({count})")
     for note in (*imported.notes, *exported.notes):
         say(note)

@@ -22,7 +22,6 @@ from speechssl.manifest.formats.base import (
     ReadOptions,
     WriteOptions,
     check_unique_ids,
-    column_names,
     combined,
     shown,
 )
@@ -129,7 +128,7 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
         files=files.files,
         num_utterances=len(manifest),
         seconds=manifest.total_seconds,
-        carried=tuple(name for name in column_names(manifest) if name != "offset"),
+        carried=tuple(name for name in manifest.column_names if name != "offset"),
         notes=tuple(notes),
     )
 
@@ -150,7 +149,7 @@ def _read_metadata(path: Path) -> pa.Table:
 
 def _parts(manifest: Manifest, folder: Path) -> dict[Path, Manifest]:
     """The rows of every folder that gets metadata."""
-    if "split" not in column_names(manifest):
+    if "split" not in manifest.column_names:
         return {folder: manifest}
     splits = manifest.column("split").cast(STRING)
     names = pc.unique(splits).to_pylist()
@@ -163,8 +162,8 @@ def _parts(manifest: Manifest, folder: Path) -> dict[Path, Manifest]:
     parts = {}
     for name in names:
         part = manifest.filter(pc.equal(splits, name))
-        kept = [column for column in column_names(part) if column != "split"]
-        parts[folder / name] = Manifest(part.table.select(kept), part.folder)
+        kept = [column for column in part.column_names if column != "split"]
+        parts[folder / name] = part.select(kept)
     return parts
 
 
@@ -245,7 +244,7 @@ def _check_names(manifest: Manifest, folder: Path, home: Path) -> None:
 def _table(manifest: Manifest) -> pa.Table:
     """The columns of the metadata: `file_name` first; the offset is 0 everywhere and is left away."""
     columns = {"file_name": combined(manifest.column("audio_filepath"))}
-    for name in column_names(manifest):
+    for name in manifest.column_names:
         if name in ("file_name", "audio", "file_names") or name.endswith(("_file_name", "_file_names")):
             raise ManifestError(f"the column {name} means something else to `datasets`; rename it")
         if name not in ("audio_filepath", "offset"):

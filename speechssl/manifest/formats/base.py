@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from speechssl.audio import AudioInfo, locate
+from speechssl.audio import AudioInfo
 from speechssl.errors import ManifestError
 from speechssl.manifest import paths
-from speechssl.manifest.jsonl import CORE_TYPES, STRING
+from speechssl.manifest.jsonl import CORE_TYPES
 from speechssl.manifest.scan import Progress, map_in_threads, try_probe
 from speechssl.manifest.table import Manifest
 
@@ -68,7 +68,7 @@ class ImportResult:
             "format": self.format,
             "num_utterances": len(self.manifest),
             "hours": self.manifest.total_seconds / 3600,
-            "fields": column_names(self.manifest),
+            "fields": self.manifest.column_names,
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
         }
@@ -196,19 +196,9 @@ def is_url(manifest: Manifest) -> npt.NDArray[np.bool_]:
     return _matches(manifest, r"\A[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def is_plain_file(path: str) -> bool:
-    """Whether a path is neither a URL nor a range of an archive."""
-    return "://" not in path and locate(path).start is None
-
-
-def column_names(manifest: Manifest) -> list[str]:
-    """Names of a manifest's columns."""
-    return list(manifest.table.column_names)
-
-
 def optional(manifest: Manifest, name: str) -> pa.ChunkedArray | None:
     """A column, or None where there is none or it holds nothing."""
-    if name not in column_names(manifest):
+    if name not in manifest.column_names:
         return None
     column = manifest.column(name)
     return None if column.null_count == len(column) else column
@@ -216,7 +206,7 @@ def optional(manifest: Manifest, name: str) -> pa.ChunkedArray | None:
 
 def floats(manifest: Manifest, name: str) -> npt.NDArray[np.float64]:
     """A core column of numbers."""
-    return np.asarray(manifest.column(name).to_numpy(), dtype=np.float64)
+    return manifest.numbers(name)
 
 
 def integers(manifest: Manifest, name: str) -> npt.NDArray[np.int64]:
@@ -231,13 +221,14 @@ def combined(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def extra_names(manifest: Manifest, *, besides: tuple[str, ...] = ()) -> list[str]:
     """Columns that are no core columns, nor among `besides`."""
-    return [name for name in column_names(manifest) if name not in CORE_TYPES and name not in besides]
+    return [name for name in manifest.column_names if name not in CORE_TYPES and name not in besides]
 
 
 def num_known(manifest: Manifest, name: str) -> int:
     """How many rows have a value in a column."""
-    column = optional(manifest, name)
-    return 0 if column is None else len(column) - int(column.null_count)
+    if name not in manifest.column_names:
+        return 0
+    return sum(batch.num_rows - batch.column(0).null_count for batch in manifest.batches([name]))
 
 
 def count_uncarried(manifest: Manifest, names: list[str]) -> dict[str, int]:
@@ -267,11 +258,6 @@ def shown(items: list[str], separator: str = "; ") -> str:
     """The first items, and how many more there are."""
     more = f"{separator}and {len(items) - MAX_SHOWN} more" if len(items) > MAX_SHOWN else ""
     return separator.join(items[:MAX_SHOWN]) + more
-
-
-def strings(values: list[str | None]) -> pa.Array:
-    """Texts as an Arrow array."""
-    return pa.array(values, STRING)
 
 
 def _matches(manifest: Manifest, pattern: str) -> npt.NDArray[np.bool_]:

@@ -26,7 +26,6 @@ from speechssl.manifest.formats.base import (
     Placement,
     ReadOptions,
     WriteOptions,
-    column_names,
     floats,
     is_archive_range,
     is_span,
@@ -64,7 +63,7 @@ def _write_ours(manifest: Manifest, path: Path, options: WriteOptions) -> Export
         files=(path,),
         num_utterances=len(manifest),
         seconds=manifest.total_seconds,
-        carried=tuple(column_names(manifest)),
+        carried=tuple(manifest.column_names),
     )
 
 

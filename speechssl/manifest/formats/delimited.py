@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,11 @@ from speechssl.manifest.formats.base import (
     ImportResult,
     ReadOptions,
     WriteOptions,
-    column_names,
     combined,
     num_known,
 )
 from speechssl.manifest.formats.headers import make_manifest
-from speechssl.manifest.formats.lines import joined, read_lines, split_fields, staged, write_lines
+from speechssl.manifest.formats.lines import joined, read_lines, split_fields, staged, write_pieces
 from speechssl.manifest.jsonl import CORE_TYPES, STRING
 from speechssl.manifest.table import Manifest
 from speechssl.manifest.transcripts import LANGUAGE_NAMES, PATH_NAMES, SPEAKER_NAMES, TEXT_NAMES, decode_lines
@@ -62,25 +61,31 @@ def read_tsv(path: Path, options: ReadOptions) -> ImportResult:
 
 def write_csv(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
     """Export every column; paths are relative to the file's folder."""
-    table, notes = _flat(manifest.rebased(path.parent))
+    moved = manifest.rebased(path.parent)
+    schema = _flat(next(moved.batches(moved.column_names))).schema
     with staged() as files:
-        write_csv_table(table, files(path))
-    return _exported(manifest, path, "csv", {}, notes)
+        _write_csv((_flat(batch) for batch in moved.batches(moved.column_names)), schema, files(path))
+    return _exported(manifest, path, "csv", {})
 
 
 def write_tsv(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
     """Export every column; tabs and line breaks in values become spaces, which is counted."""
-    table, notes = _flat(manifest.rebased(path.parent))
+    moved = manifest.rebased(path.parent)
     left_out: dict[str, int] = {}
-    columns = []
-    for name in table.column_names:
-        column = combined(table[name]).cast(STRING)
-        if pa.types.is_large_string(table[name].type):
-            column = _one_field(column, name, left_out)
-        columns.append(pc.fill_null(column, ""))
     with staged() as files:
-        write_lines(files(path), joined(*columns, separator="\t"), header="\t".join(table.column_names))
-    return _exported(manifest, path, "tsv", left_out, notes)
+        lines = (_tsv_lines(_flat(batch), left_out) for batch in moved.batches(moved.column_names))
+        write_pieces(files(path), lines, header="\t".join(moved.column_names))
+    return _exported(manifest, path, "tsv", left_out)
+
+
+def _tsv_lines(batch: pa.RecordBatch, left_out: dict[str, int]) -> pa.Array:
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        flat = column.cast(STRING)
+        if pa.types.is_large_string(column.type):
+            flat = _one_field(column, name, left_out)
+        columns.append(pc.fill_null(flat, ""))
+    return joined(*columns, separator="\t")
 
 
 def read_csv_table(path: Path) -> pa.Table:
@@ -115,7 +120,14 @@ def read_csv_table(path: Path) -> pa.Table:
 
 def write_csv_table(table: pa.Table, path: Path) -> None:
     """Write columns of text and numbers."""
-    pyarrow.csv.write_csv(table, os.fspath(path), pyarrow.csv.WriteOptions(quoting_style="needed"))
+    _write_csv(table.to_batches(), table.schema, path)
+
+
+def _write_csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
+    options = pyarrow.csv.WriteOptions(quoting_style="needed")
+    with pyarrow.csv.CSVWriter(os.fspath(path), schema, write_options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def line_numbers(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -188,35 +200,40 @@ def _imported(table: pa.Table, path: Path, format: str, options: ReadOptions) ->
     return ImportResult(manifest=manifest, format=format, notes=notes)
 
 
-def _exported(
-    manifest: Manifest, path: Path, format: str, left_out: Mapping[str, int], notes: tuple[str, ...]
-) -> ExportResult:
+def _exported(manifest: Manifest, path: Path, format: str, left_out: Mapping[str, int]) -> ExportResult:
+    schema = next(manifest.batches(manifest.column_names)).schema
+    as_json = [field.name for field in schema if _is_nested(field.type)]
+    notes = [f"{name} is written as JSON text ({num_known(manifest, name)} rows)" for name in as_json]
     return ExportResult(
         format=format,
         files=(path,),
         num_utterances=len(manifest),
         seconds=manifest.total_seconds,
-        carried=tuple(column_names(manifest)),
+        carried=tuple(manifest.column_names),
         left_out=left_out,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
-def _flat(manifest: Manifest) -> tuple[pa.Table, tuple[str, ...]]:
+def _is_nested(kind: pa.DataType) -> bool:
+    """Whether a value is neither text, number, truth value nor time."""
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_primitive)
+    return not any(is_kind(kind) for is_kind in texts)
+
+
+def _flat_type(kind: pa.DataType) -> pa.DataType:
+    return kind if pa.types.is_primitive(kind) and not pa.types.is_temporal(kind) else STRING
+
+
+def _flat(batch: pa.RecordBatch) -> pa.RecordBatch:
     """All columns as text, numbers or truth values; others as JSON text."""
     columns = {}
-    written = []
-    for name in column_names(manifest):
-        column = manifest.column(name)
-        kind = column.type
-        if pa.types.is_string(kind) or pa.types.is_dictionary(kind) or pa.types.is_temporal(kind):
-            column = column.cast(STRING)
-        elif not (pa.types.is_primitive(kind) or pa.types.is_large_string(kind)):
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if _is_nested(column.type):
             texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in column.to_pylist()]
-            column = pa.chunked_array([pa.array(texts, STRING)])
-            written.append(f"{name} is written as JSON text ({num_known(manifest, name)} rows)")
-        columns[name] = column
-    return pa.table(columns), tuple(written)
+            column = pa.array(texts, STRING)
+        columns[name] = column.cast(_flat_type(column.type))
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _one_field(column: pa.Array, name: str, left_out: dict[str, int]) -> pa.Array:

@@ -21,7 +21,6 @@ from speechssl.manifest.formats.base import (
     ReadOptions,
     WriteOptions,
     check_unique_ids,
-    column_names,
     combined,
     count_uncarried,
     extra_names,
@@ -177,7 +176,7 @@ def _splits(manifest: Manifest, path: Path) -> dict[Path, Manifest]:
     """The lists to write: one, or one in a folder for every value of the column `split`."""
     if path.suffix == ".tsv":
         return {path: manifest}
-    if "split" not in column_names(manifest):
+    if "split" not in manifest.column_names:
         raise ManifestError(
             f"{path}: a folder gets one list for each value of the column split, which the manifest does not have; name"
             f" a file, such as {path / 'train.tsv'}"

@@ -19,12 +19,11 @@ from speechssl.manifest.formats.base import (
     Headers,
     Recordings,
     WriteOptions,
-    column_names,
     extra_names,
     floats,
     integers,
+    num_known,
     open_headers,
-    optional,
     recordings_of,
 )
 from speechssl.manifest.formats.lhotse import KINDS
@@ -68,7 +67,7 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
         files=files.files,
         num_utterances=len(manifest),
         seconds=manifest.total_seconds,
-        carried=tuple(name for name in column_names(manifest) if optional(manifest, name) is not None),
+        carried=tuple(name for name in manifest.column_names if num_known(manifest, name)),
         notes=tuple(notes),
     )
 
@@ -138,12 +137,14 @@ def _rows(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The supervision and the cut of every row."""
     extra = extra_names(manifest, besides=("gender",))
-    core = [name for name in ("text", "language", "speaker", "gender") if name in column_names(manifest)]
+    core = [name for name in ("text", "language", "speaker", "gender") if name in manifest.column_names]
     names = ["id", "offset", "duration", *core, *extra]
-    columns = {name: manifest.column(name) for name in names}
-    for start in range(0, len(manifest), _ROWS_PER_PIECE):
-        piece = {name: column.slice(start, _ROWS_PER_PIECE).to_pylist() for name, column in columns.items()}
-        for number, recording in enumerate(described.take(recordings.rows[start : start + _ROWS_PER_PIECE])):
+    done = 0
+    for batch in manifest.batches(names):
+        piece = batch.to_pydict()
+        places = recordings.rows[done : done + batch.num_rows]
+        done += batch.num_rows
+        for number, recording in enumerate(described.take(places)):
             channels = recording["channel_ids"]
             channel = channels[0] if len(channels) == 1 else channels
             supervision: dict[str, Any] = {

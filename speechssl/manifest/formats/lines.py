@@ -1,7 +1,7 @@
 """Files of lines as Arrow columns, read and written without a Python object per line."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,12 +130,16 @@ def write_lines(
     path: Path, lines: pa.Array, *, header: str | None = None, change: Callable[[pa.Array], pa.Array] | None = None
 ) -> None:
     """Write each text as a line; `header` goes before them, and `change` is applied to a piece of them at a time."""
+    pieces = (lines.slice(start, _ROWS_PER_PIECE) for start in range(0, len(lines), _ROWS_PER_PIECE))
+    write_pieces(path, pieces if change is None else map(change, pieces), header=header)
+
+
+def write_pieces(path: Path, pieces: Iterable[pa.Array], *, header: str | None = None) -> None:
+    """Write each text of each piece as a line."""
     with open(path, "wb") as file:
         if header is not None:
             file.write(header.encode() + b"\n")
-        for start in range(0, len(lines), _ROWS_PER_PIECE):
-            piece = lines.slice(start, _ROWS_PER_PIECE)
-            piece = piece if change is None else change(piece)
+        for piece in pieces:
             file.write(text_bytes(joined(piece, "\n"))[1].data)
 
 

@@ -1,5 +1,6 @@
 """NeMo's JSON Lines: audio_filepath, duration, and optionally offset, text, speaker, lang and free fields."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,11 @@ from speechssl.manifest.formats.base import (
     ImportResult,
     ReadOptions,
     WriteOptions,
-    combined,
     extra_names,
-    integers,
-    optional,
 )
 from speechssl.manifest.formats.headers import make_manifest
 from speechssl.manifest.formats.lines import staged
-from speechssl.manifest.jsonl import read_jsonl, write_jsonl
+from speechssl.manifest.jsonl import read_jsonl, write_json_lines
 from speechssl.manifest.table import Manifest
 
 _THEIR_NAMES = {"lang": "language", "sampling_rate": "sample_rate"}
@@ -54,53 +52,56 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
     """
     if path.name == _TARRED or (path.parent.name == "sharded_manifests" and path.name.startswith("manifest_")):
         raise ManifestError(f"{path}: NeMo takes this name for that of a list of tarred audio; choose another")
-    moved = _names_for_nemo(manifest.rebased(path.parent))
+    names = _their_names(manifest)
+    left_out: dict[str, int] = {}
     with staged() as files:
-        write_jsonl(moved, files(path))
-    samples = np.floor(manifest.durations * integers(manifest, "sample_rate") + 0.5)
-    differing = int(np.count_nonzero(samples != integers(manifest, "num_samples")))
-    left_out = {"num_samples that disagrees with the duration": differing} if differing else {}
+        write_json_lines(_batches(manifest.rebased(path.parent), names, left_out), files(path))
     return ExportResult(
         format="nemo",
         files=files.files,
         num_utterances=len(manifest),
         seconds=manifest.total_seconds,
-        carried=tuple(moved.column_names),
+        carried=tuple(names),
         left_out=left_out,
         notes=("id is a free field, which NeMo passes by; rates are left to the headers",),
     )
 
 
-def _names_for_nemo(manifest: Manifest) -> pa.Table:
-    """The manifest's columns under NeMo's names, in its order; nulls are what is left out of a line."""
-    starts = pc.greater(manifest.column("offset"), 0.0)
-    columns = {
-        "audio_filepath": _openable(manifest),
-        "duration": manifest.column("duration"),
-        "offset": pc.if_else(starts, manifest.column("offset"), pa.scalar(None, pa.float64())),
-    }
-    for name, theirs in (("text", "text"), ("speaker", "speaker"), ("language", "lang")):
-        column = optional(manifest, name)
-        if column is not None:
-            columns[theirs] = column
-    columns["id"] = manifest.column("id")
-    for name in extra_names(manifest):
-        if name in columns or name in _THEIR_NAMES:
-            raise ManifestError(f"the column {name} means something else to NeMo; rename it")
-        columns[name] = manifest.column(name)
-    return pa.table(columns)
+def _their_names(manifest: Manifest) -> dict[str, str]:
+    """Our column for every field, in NeMo's order."""
+    known = ("audio_filepath", "duration", "offset", "text", "speaker", "language", "id")
+    extra = extra_names(manifest)
+    clash = [name for name in extra if name in _THEIR_NAMES]
+    if clash:
+        raise ManifestError(f"the column {clash[0]} means something else to NeMo; rename it")
+    names = {name: name for name in (*known, *extra) if name in manifest.column_names}
+    return {"lang" if name == "language" else name: name for name in names}
 
 
-def _openable(manifest: Manifest) -> pa.Array:
+def _batches(manifest: Manifest, names: dict[str, str], left_out: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    """The rows under NeMo's names; an offset of 0 is left out, as nulls are."""
+    for batch in manifest.batches([*names.values(), "sample_rate", "num_samples"]):
+        duration, rate, num_samples = (batch[name].to_numpy() for name in ("duration", "sample_rate", "num_samples"))
+        differing = int(np.count_nonzero(np.floor(duration * rate + 0.5) != num_samples))
+        if differing:
+            reason = "num_samples that disagrees with the duration"
+            left_out[reason] = left_out.get(reason, 0) + differing
+        columns = {theirs: batch[ours] for theirs, ours in names.items()}
+        columns["audio_filepath"] = _openable(columns["audio_filepath"], manifest.folder)
+        starts = pc.greater(batch["offset"], 0.0)
+        columns["offset"] = pc.if_else(starts, batch["offset"], pa.scalar(None, pa.float64()))
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+def _openable(files: pa.Array, folder: Path | None) -> pa.Array:
     """Paths as NeMo resolves them: it does not look for relative ones of more than 254 characters in the folder."""
-    files = combined(manifest.column("audio_filepath"))
     long = pc.and_(
         pc.greater(pc.utf8_length(files), _LONGEST_RELATIVE_PATH),
         pc.invert(pc.match_substring_regex(files, r"\A/|://")),
     )
     if not pc.any(long).as_py():
         return files
-    whole = [str((manifest.folder or Path()).absolute() / path) for path in files.filter(long).to_pylist()]
+    whole = [str((folder or Path()).absolute() / path) for path in files.filter(long).to_pylist()]
     return pc.replace_with_mask(files, long, pa.array(whole, files.type))
 
 

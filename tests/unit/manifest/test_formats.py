@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from speechssl import audio
 from speechssl.cli import main
+from speechssl.cli.manifests.convert import ConvertOptions
+from speechssl.cli.manifests.registry import parse
 from speechssl.errors import ManifestError
 from speechssl.manifest import Manifest, build_manifest
 from speechssl.manifest.formats import FORMATS, detect_source, read_format, write_format
@@ -352,10 +354,23 @@ def test_the_command_says_what_was_carried_and_what_not(
     assert main([*words, "--target_format", "fairseq"]) == 0
     printed = capsys.readouterr().out
     assert "4 utterances" in printed and "carried: audio_filepath, num_samples, text" in printed
-    assert "not carried: field id (4)" in printed and "not carried: field speaker (4)" in printed
+    assert "changed or left out in writing: field id (4)" in printed
+    assert "changed or left out in writing: field speaker (4)" in printed
     assert main(["manifest", "convert", str(tmp_path / "out/train.tsv"), str(tmp_path / "b.parquet"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["source"]["format"] == "fairseq" and result["target"]["carried"][0] == "id"
     assert len(Manifest.load(tmp_path / "b.parquet")) == 4
     assert main(["manifest", "convert", str(tmp_path / "m.jsonl"), "x.jsonl", "--target_format", "kladi"]) == 2
     assert "there is no 'kladi'" in capsys.readouterr().err
+
+
+def test_every_format_has_its_section_in_the_guide(repository: Path) -> None:
+    guide = (repository / "docs/formats.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in guide for name in FORMATS)
+    commands = [
+        line.split("   ")[0].split()[3:] for line in guide.splitlines() if line.startswith("speechssl manifest")
+    ]
+    for words in commands:
+        if "SOURCE" not in words:
+            assert parse("convert", ConvertOptions, words, ("source", "target")) is not None
+    assert len(commands) > 15
