@@ -95,7 +95,7 @@ class Chosen(Storage):
             rows = base.rows[rows]
             base = base.base
         self.base: Storage = base
-        self.rows: Rows = rows.astype(np.int32) if base.num_rows < 2**31 else rows
+        self.rows: Rows = rows.astype(np.int32, copy=False) if base.num_rows < 2**31 else rows
         self.schema = base.schema
         self.num_rows = len(rows)
         self._ascending = bool((self.rows[1:] >= self.rows[:-1]).all())

@@ -100,7 +100,7 @@ def change(found: Storage, expected: pa.Table, step: str, random: np.random.Gene
     steps=st.lists(st.sampled_from(["ascending", "anywhere", "select", "widen", "move", "join"]), max_size=5),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_are_those_of_the_table_after_any_steps(
     leaves: dict[str, Storage], leaf: str, steps: list[str], seed: int
 ) -> None:
@@ -191,7 +191,7 @@ FOLDERS = st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/x", "/x/a", "/a/c", "/
 
 
 @given(st.lists(st.tuples(PARTS, st.booleans()), min_size=1, max_size=3), FOLDERS, FOLDERS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_moved_paths_lead_to_the_same_files_by_whatever_way_they_are_moved(
     found: list[tuple[list[str], bool]], old: str, new: str
 ) -> None:
