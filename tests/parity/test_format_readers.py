@@ -27,7 +27,7 @@ import soundfile
 
 from speechssl import audio
 from speechssl.manifest import Manifest, build_manifest
-from speechssl.manifest.formats import read_format, write_format
+from speechssl.manifest.formats import FORMATS, read_format, write_format
 from speechssl.types import Utterance
 
 pytestmark = pytest.mark.corpora
@@ -92,6 +92,24 @@ def spans(whole: Manifest) -> Manifest:
 
 def ours(manifest: Manifest) -> dict[str, np.ndarray]:
     return {u.id: audio.read_utterance(u, u.sample_rate) for u in manifest}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_real_clips_come_back(name: str, spans: Manifest, tmp_path: Path) -> None:
+    """Not a peer's reader: what we read of our own writing, beside which the peers' are compared."""
+    manifest = spans.with_column("text", [text.replace("|", "/") for text in spans.column("text").to_pylist()])
+    target = tmp_path / {"fairseq": "t.tsv", "fairseq2": "t.tsv", "nemo": "n.json"}.get(name, f"m.{name}")
+    write_format(manifest, target, name, clips=tmp_path / "clips", place="copy")
+    expected = ours(spans)
+    rows = {(u.text, u.num_samples, round(float(np.abs(expected[u.id]).sum()))): u for u in manifest}
+    assert len(rows) == len(manifest)
+    for utterance in read_format(target, name).manifest:
+        samples = audio.read_utterance(utterance, utterance.sample_rate)
+        key = (utterance.text, utterance.num_samples, round(float(np.abs(samples).sum())))
+        before = rows.pop(key)
+        tolerance = 0 if FORMATS[name].spans else 0.51 / 32768
+        np.testing.assert_allclose(samples, expected[before.id], atol=tolerance, rtol=0)
+    assert not rows
 
 
 # lhotse

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +163,8 @@ def write_format(
     options = WriteOptions(
         clips=None if clips is None else Path(clips), open_recordings=open_recordings, place=place, progress=progress
     )
+    if place not in get_args(Placement):
+        raise ManifestError(f"place must be one of {', '.join(get_args(Placement))}, is {place!r}")
     if len(manifest) == 0:
         raise ManifestError(f"{path}: there is no utterance to write")
     return chosen.write(_with_clips(manifest, name, chosen, options), path, options)

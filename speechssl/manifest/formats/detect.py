@@ -26,7 +26,7 @@ def detect_target(path: Path) -> str:
     Raises:
         ManifestError: several formats are written under such a name.
     """
-    if path.name.endswith(".jsonl.gz") or (path.suffix == ".jsonl" and "cuts" in path.name):
+    if path.name.endswith(".jsonl.gz"):
         return "lhotse"
     if path.name in audiofolder.METADATA:
         return "audiofolder"

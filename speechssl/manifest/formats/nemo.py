@@ -39,6 +39,11 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
         table = table.append_column("text", table["normalized_text"])
     if "audio_filepath" not in table.column_names:
         raise ManifestError(f"{path}: no row has audio_filepath; it has {', '.join(table.column_names)}")
+    if "shard_id" in table.column_names:
+        raise ManifestError(
+            f"{path}: is a list of NeMo's tarred audio, which does not name the tars (the field shard_id numbers them);"
+            " unpack them and drop that field, or have `speechssl manifest build` make a manifest of the tars"
+        )
     folder = options.audio_root or path.parent
     manifest = make_manifest(table, folder, path, None, options)
     return ImportResult(manifest=manifest, format="nemo")

@@ -36,6 +36,8 @@ def test_recordings_are_brought_in_only_when_asked(
     both = tones.concat(build_manifest(tmp_path / "other").manifest.with_column("id", ["other"]))
     with pytest.raises(ManifestError, match=r"4 recordings do not lie in .*: use --place link or --place copy"):
         write_format(both, tmp_path / "out", "audiofolder")
+    with pytest.raises(ManifestError, match="place must be one of keep, link, copy, is 'move'"):
+        write_format(both, tmp_path / "out", "audiofolder", place="move")
     for _ in range(2):  # the second time everything is there
         write_format(both, tmp_path / "out", "audiofolder", place=place)
     found = sorted(path.name for path in (tmp_path / "out/audio").iterdir())

@@ -168,9 +168,9 @@ def test_without_headers_recordings_are_as_long_as_their_rows(tmp_path: Path, wr
     manifest = build_manifest(tmp_path / "audio").manifest.take([0, 0]).with_column("id", ["x", "y"])
     manifest = manifest.with_column("offset", [0.0, 0.25]).with_column("duration", [0.25, 0.5])
     spans = manifest.with_column("num_samples", np.array([4000, 8000]))
-    exported = write_format(spans, tmp_path / "cuts.jsonl", open_recordings=False)
+    exported = write_format(spans, tmp_path / "cuts.jsonl", "lhotse", open_recordings=False)
     assert exported.notes == ("recordings count as mono, and as long as their last utterance's end",)
     written = [json.loads(line) for line in (tmp_path / "cuts.jsonl").read_text().splitlines()]
     assert [row["recording"]["num_samples"] for row in written] == [12000, 12000]
-    write_format(spans, tmp_path / "cuts.jsonl")
+    write_format(spans, tmp_path / "cuts.jsonl", "lhotse")
     assert json.loads((tmp_path / "cuts.jsonl").read_text().splitlines()[0])["recording"]["num_samples"] == 16000

@@ -155,6 +155,9 @@ def test_paths_that_nemo_would_not_look_for_are_whole(tones: Manifest, tmp_path:
         write_format(tones, tmp_path / "tarred_audio_manifest.json", "nemo")
     with pytest.raises(ManifestError, match="the column lang means something else to NeMo"):
         write_format(tones.with_column("lang", ["x"] * 3), tmp_path / "nemo.json", "nemo")
+    (tmp_path / "tarred.json").write_text('{"audio_filepath": "a.wav", "duration": 1, "shard_id": 0}\n')
+    with pytest.raises(ManifestError, match="tarred.json: is a list of NeMo's tarred audio"):
+        read_format(tmp_path / "tarred.json", sample_rate=16000)
     (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav", "duration": 1}\n{"audio_filepath":\n')
     with pytest.raises(ManifestError, match=r"bad.json:2: not JSON"):
         read_format(tmp_path / "bad.json", "nemo", sample_rate=16000)
