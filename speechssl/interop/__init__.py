@@ -5,7 +5,8 @@ from speechssl.interop.export import EXPORTERS, ExportResult, export_model
 from speechssl.interop.gate import ParityReport
 from speechssl.interop.loading import identify, import_model, load_encoder
 from speechssl.interop.model import Exportable, ImportedModel, Origin, PretrainingModel
-from speechssl.interop.models import load_asr, load_model, load_pretraining, save_imported
+from speechssl.interop.models import load_asr, load_described, load_model, load_pretraining, save_imported
+from speechssl.interop.torchaudio import import_torchaudio
 
 __all__ = [
     "EXPORTERS",
@@ -19,7 +20,9 @@ __all__ = [
     "export_model",
     "identify",
     "import_model",
+    "import_torchaudio",
     "load_asr",
+    "load_described",
     "load_encoder",
     "load_model",
     "load_pretraining",

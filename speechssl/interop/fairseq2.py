@@ -214,7 +214,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); copy it again") from None
     content = load_pickled(path)
-    content = content.get("model", content) if isinstance(content, dict) else content
+    for key in ("state_dict", "model"):
+        content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no state; is it a model's checkpoint?")
     return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}

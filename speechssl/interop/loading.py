@@ -14,13 +14,14 @@ from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2
 from speechssl.interop.huggingface import read_huggingface
 from speechssl.interop.huggingface.hub import fetch, is_hub_id
 from speechssl.interop.model import ImportedModel
+from speechssl.interop.torchaudio_files import is_torchaudio, read_torchaudio
 from speechssl.model_directory import shipped_models
 
-Format = Literal["speechssl", "huggingface", "fairseq", "fairseq2"]
+Format = Literal["speechssl", "huggingface", "fairseq", "fairseq2", "torchaudio"]
 
 
 def identify(source: str | Path) -> Format:
-    """What kind of model `source` names; nothing but small text files is read.
+    """What kind of model `source` names; nothing but small text files and tables of contents is read.
 
     Raises:
         CheckpointError: there is nothing, or nothing that is known.
@@ -28,6 +29,8 @@ def identify(source: str | Path) -> Format:
     path = Path(source)
     if str(source) in shipped_models() and not path.is_dir():
         return "speechssl"
+    if is_torchaudio(source):
+        return "torchaudio"
     if path.is_dir():
         return "huggingface" if _is_huggingface(path) else "speechssl"
     if is_fairseq2(path):
@@ -39,7 +42,7 @@ def identify(source: str | Path) -> Format:
     if path.is_file():
         raise CheckpointError(
             f"{source}: is no model that is known; give a run or model directory, a folder of Hugging Face's, a fairseq"
-            " .pt or the asset card (.yaml) of a fairseq2 model"
+            " .pt, the asset card (.yaml) of a fairseq2 model, or a state that torchaudio's models saved (.pth)"
         )
     return "speechssl"  # whose loader says what is missing
 
@@ -48,7 +51,8 @@ def import_model(source: str | Path) -> ImportedModel:
     """A foreign model in our terms.
 
     `source` is a folder that Hugging Face's `save_pretrained` wrote, a name on its hub (`facebook/wav2vec2-base`), a
-    fairseq checkpoint (`.pt`) or the asset card of a fairseq2 model (`.yaml`).
+    fairseq checkpoint (`.pt`), the asset card of a fairseq2 model (`.yaml`), a bundle of torchaudio's
+    (`torchaudio:WAV2VEC2_BASE`), the state of a model of torchaudio's (`.pth`) or what we exported for any of these.
 
     Raises:
         CheckpointError: unknown, damaged, or with parts that have no place here; the message names them.
@@ -61,6 +65,8 @@ def import_model(source: str | Path) -> ImportedModel:
         return read_fairseq2(source)
     if kind == "fairseq":
         return read_fairseq(source)
+    if kind == "torchaudio":
+        return read_torchaudio(source)
     foreign = ", ".join(name for name in get_args(Format) if name != "speechssl")
     raise CheckpointError(f"{source}: is no model of another tool; these are read: {foreign}")
 
