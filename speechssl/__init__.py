@@ -10,15 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechssl.asr import load_asr
-    from speechssl.interop import load_encoder
+    from speechssl.interop import load_asr, load_encoder
     from speechssl.manifest import Manifest
 
 __version__ = "0.1.0"
 
 __all__ = ["Manifest", "__version__", "load_asr", "load_encoder"]
 
-_HOMES = {"load_asr": "speechssl.asr", "load_encoder": "speechssl.interop", "Manifest": "speechssl.manifest"}
+_HOMES = {"load_asr": "speechssl.interop", "load_encoder": "speechssl.interop", "Manifest": "speechssl.manifest"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from speechssl.asr import SpeechRecognizer, load_asr
+from speechssl.asr import SpeechRecognizer
 from speechssl.data import iterate_once
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.interop import identify, load_asr
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
@@ -43,7 +44,7 @@ class EvaluateConfig:
     """What to evaluate, on what, and how texts are compared.
 
     Attributes:
-        checkpoint: a fine-tuning run, one of its checkpoints or a model directory.
+        checkpoint: a fine-tuning run, one of its checkpoints, a model directory or another tool's recogniser.
         manifest: utterances with texts.
         output: folder for result.json and utterances.csv; null writes nothing.
         decoder: greedy takes the best label of every frame.
@@ -120,7 +121,7 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             "num_bootstrap": config.num_bootstrap,
             "seed": config.seed,
             "checkpoint": str(config.checkpoint),
-            "model_directory": resolve_model_directory(config.checkpoint).resolve().name,
+            "model_directory": _model_name(config.checkpoint),
             "manifest": str(config.manifest),
             "manifest_fingerprint": manifest.fingerprint(),
             "audio_seconds": round(manifest.total_seconds, 3),
@@ -128,6 +129,13 @@ def run(config: EvaluateConfig) -> EvaluateResult:
         }
         save_report(report, config.output, details=details)
     return EvaluateResult(report=report, directory=config.output, failed=failed)
+
+
+def _model_name(checkpoint: str) -> str:
+    """The model directory that a run stood for; of another tool's model the name as it was given."""
+    if identify(checkpoint) != "speechssl":
+        return checkpoint
+    return resolve_model_directory(checkpoint).resolve().name
 
 
 def recognize_manifest(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speechssl.asr import SpeechRecognizer, Transcript, Word, load_asr
+from speechssl.asr import SpeechRecognizer, Transcript, Word
 from speechssl.audio import AUDIO_EXTENSIONS
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError
+from speechssl.interop import load_asr
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class TranscribeConfig:
     """What to transcribe and how to write it.
 
     Attributes:
-        checkpoint: a fine-tuning run, one of its checkpoints or a model directory.
+        checkpoint: a fine-tuning run, one of its checkpoints, a model directory or another tool's recogniser.
         audio: recordings, and folders that are searched for recordings.
         format: text, json (words with their times) or srt (subtitles).
         timestamps: with text, one word a line with its start and end in seconds.

@@ -35,6 +35,8 @@ COMMANDS = {
     "embed": Command("speechssl.cli.stages:embed", "embeddings of a manifest as Parquet"),
     "probe": Command("speechssl.cli.stages:probe", "linear classifiers on frozen representations, beside baselines"),
     "report": Command("speechssl.cli.stages:report", "one HTML page about a run"),
+    "export": Command("speechssl.cli.interop:export_command", "write a model for another tool, checked there first"),
+    "import": Command("speechssl.cli.interop:import_command", "make a model directory of another tool's model"),
     "info": Command("speechssl.cli.info:info", "versions and hardware, or what a model or manifest is"),
 }
 

@@ -12,7 +12,7 @@ from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compa
 from speechssl.interop.huggingface import write as huggingface
 from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
 from speechssl.interop.model import Exportable
-from speechssl.interop.models import facts_of, load_model
+from speechssl.interop.models import load_described
 
 CARD_FILE = "README.md"
 
@@ -93,9 +93,8 @@ def export_model(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: already exists; give a new folder")
     named = isinstance(source, str | Path)
-    model = load_model(source) if isinstance(source, str | Path) else source
-    if facts is None:
-        facts = facts_of(source) if isinstance(source, str | Path) else ModelFacts(name=target.name)
+    model, known = load_described(source) if isinstance(source, str | Path) else (source, ModelFacts(name=target.name))
+    facts = known if facts is None else facts
     tell = progress or (lambda text: None)
     temporary = target.parent / f".writing-{target.name}"
     shutil.rmtree(temporary, ignore_errors=True)

@@ -60,8 +60,22 @@ def load_model(source: str | Path) -> Exportable:
     Raises:
         CheckpointError: nothing usable is there.
     """
+    return load_described(source)[0]
+
+
+def load_described(source: str | Path) -> tuple[Exportable, ModelFacts]:
+    """`load_model`, and what is recorded about the model: origin, licence, training data, measured error rates.
+
+    Raises:
+        CheckpointError: nothing usable is there.
+    """
     if identify(source) != "speechssl":
-        return import_model(source).build()
+        imported = import_model(source)
+        return imported.build(), _with_origin(_name_of(source), imported.origin.to_dict())
+    return _load_own(source), _facts_of(source)
+
+
+def _load_own(source: str | Path) -> Exportable:
     directory = resolve_model_directory(source)
     if _json(directory / CONFIG_FILE).get("model_type") == "ctc":
         return CtcModel.load(directory)
@@ -87,12 +101,12 @@ def save_imported(model: ImportedModel, directory: str | Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def facts_of(source: str | Path) -> ModelFacts:
-    """What is recorded about a model: origin, licence, training data and measured error rates."""
-    name = Path(source).name or str(source)
-    if identify(source) != "speechssl":
-        origin = import_model(source).origin.to_dict()
-        return _with_origin(name, origin)
+def _name_of(source: str | Path) -> str:
+    return Path(source).name or str(source)
+
+
+def _facts_of(source: str | Path) -> ModelFacts:
+    name = _name_of(source)
     directory = resolve_model_directory(source)
     origin = _json(directory / CONFIG_FILE).get("origin") or {}
     known = _with_origin(name, {key: value for key, value in origin.items() if key != "notes"})
