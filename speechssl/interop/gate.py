@@ -149,7 +149,7 @@ def compare(
     """Run both on the same waveforms. `report.check()` refuses differences.
 
     Args:
-        model: ours; left as it is.
+        model: ours; left in evaluation mode.
         peer: the exported model, run by the other tool.
         peer_name: its name and version, for the report.
         padding: what the peer does in a padded batch: `included` lets padding into group norms and convolutions (as
