@@ -13,6 +13,8 @@ from speechssl.interop.huggingface import write as huggingface
 from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
 from speechssl.interop.model import Exportable
 from speechssl.interop.models import load_described
+from speechssl.interop.torchaudio_write import torchaudio_peer, write_torchaudio
+from speechssl.interop.torchaudio_write import usage as torchaudio_usage
 
 CARD_FILE = "README.md"
 
@@ -50,6 +52,7 @@ EXPORTERS: dict[str, Exporter] = {
         changes={"normalize_eps": HUGGINGFACE_EPS},
         library="transformers",
     ),
+    "torchaudio": Exporter(write=write_torchaudio, peer=torchaudio_peer, usage=torchaudio_usage),
 }
 """By the name that `speechssl export --format` takes."""
 

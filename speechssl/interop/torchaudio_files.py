@@ -23,6 +23,7 @@ from speechssl.interop.torchaudio import MARK, import_torchaudio, imported, spli
 
 PREFIX = "torchaudio:"
 """Before the name of a bundle of `torchaudio.pipelines`."""
+MODEL_FILE = "model.safetensors"
 DESCRIPTION_FILE = "torchaudio.json"
 """Beside a saved state: `factory`, its `arguments`, `sample_rate`, `normalize_waveform`, and `labels` with `blank`."""
 
@@ -59,7 +60,7 @@ def read_torchaudio(source: str | Path) -> ImportedModel:
     if str(source).startswith(PREFIX):
         return _read_bundle(str(source))
     path = Path(source)
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / MODEL_FILE if path.is_dir() else path
     tensors = read_tensors(path)
     told = _description(path) or _bundle_of_file(path, tensors)
     notes: list[str] = []
