@@ -8,7 +8,8 @@ a folder with `nemo_toolkit-*.whl` and `fairseq-*.tar.gz`, as from
     pip download --no-deps nemo_toolkit==3.0.0
     pip download --no-deps --no-build-isolation --no-binary :all: fairseq==0.12.2
 
-and else these two tests skip: as installed packages both would bring a hundred others.
+(the second needs setuptools, wheel, cython and numpy beside pip), and else these tests skip: as installed packages both
+would bring a hundred others.
 """
 
 import json
@@ -132,6 +133,7 @@ def test_lhotse_reads_cuts_recordings_and_supervisions(whole: Manifest, spans: M
         assert (cut.id, supervision.text) == (utterance.id, utterance.text)
         assert (supervision.speaker, supervision.language) == (utterance.speaker, utterance.language)
         assert (cut.start, cut.duration) == (utterance.offset, utterance.duration)
+        assert (supervision.start, supervision.duration) == (0, utterance.duration)  # within the cut
         np.testing.assert_array_equal(cut.load_audio()[0], expected[utterance.id])
     whole_ids = {u.id for u in whole}
     for cut in joined:

@@ -38,6 +38,14 @@ def test_fairseq_files_have_the_layout_of_its_scripts(tones: Manifest, tmp_path:
     assert lines(tmp_path / "lists/dict.ltr.txt") == ["| 4", "b 3", "a 1", "l 1", "Ö 1"]
 
 
+def test_labels_of_an_earlier_export_do_not_stay(tones: Manifest, tmp_path: Path) -> None:
+    write_format(tones, tmp_path / "train.tsv", "fairseq")
+    write_format(tones, tmp_path / "train.tsv", "fairseq2")
+    assert (tmp_path / "train.wrd").exists() and not (tmp_path / "train.ltr").exists()
+    write_format(tones.select([]), tmp_path / "train.tsv", "fairseq2")
+    assert not (tmp_path / "train.wrd").exists()
+
+
 def test_letters_are_put_together_where_there_are_no_words(tones: Manifest, tmp_path: Path) -> None:
     write_format(tones, tmp_path / "train.tsv", "fairseq")
     (tmp_path / "train.wrd").unlink()
