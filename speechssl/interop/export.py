@@ -9,8 +9,9 @@ from typing import Any
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.card import ModelFacts, model_card
 from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare
-from speechssl.interop.huggingface import write as huggingface
 from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
+from speechssl.interop.huggingface.peer import huggingface_peer
+from speechssl.interop.huggingface.write import usage, write_huggingface
 from speechssl.interop.model import Exportable
 from speechssl.interop.models import load_described
 from speechssl.interop.torchaudio_write import torchaudio_peer, write_torchaudio
@@ -46,9 +47,9 @@ class Exporter:
 
 EXPORTERS: dict[str, Exporter] = {
     "huggingface": Exporter(
-        write=huggingface.write_huggingface,
-        peer=huggingface.huggingface_peer,
-        usage=huggingface.usage,
+        write=write_huggingface,
+        peer=huggingface_peer,
+        usage=usage,
         changes={"normalize_eps": HUGGINGFACE_EPS},
         library="transformers",
     ),

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from speechssl.asr import CtcModel
-from speechssl.encoder import EncoderConfig, SpeechEncoder
+from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop import ModelFacts, PretrainingModel, export_model, import_model, load_asr, load_encoder
 from speechssl.interop.gate import GateInput
+from speechssl.interop.huggingface.describe import huggingface_config
+from speechssl.interop.huggingface.write import their_tensors
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
 from speechssl.text import Vocabulary
 from tests.parity.models import our_encoder, waveforms
@@ -177,3 +179,18 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
 def test_an_unknown_format_is_refused_with_the_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"format must be one of huggingface.*, but is 'keras'"):
         export_model(our_encoder("base"), tmp_path / "out", format="keras")
+
+
+@pytest.mark.parametrize("preset", ["base", "large"])
+def test_full_size_models_fit_tensor_by_tensor(preset: str) -> None:
+    """Names and shapes alone; nothing is computed."""
+    config = encoder_config(preset)
+    with torch.device("meta"):
+        ours = SpeechEncoder(config)
+        values = huggingface_config(ours, "wav2vec2")
+        theirs = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**values))
+    shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    written = their_tensors(ours, "wav2vec2", theirs.state_dict())
+    assert {name: tensor.shape for name, tensor in written.items()} == shapes
+    published = {"base": 94_371_712, "large": 315_438_720}  # parameters of the published models' encoders
+    assert sum(tensor.numel() for tensor in theirs.parameters()) == published[preset]
