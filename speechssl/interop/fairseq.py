@@ -1,20 +1,24 @@
-"""Original fairseq checkpoints of wav2vec 2.0 (`.pt`), pre-trained and fine-tuned with CTC, and of HuBERT.
+"""Original fairseq checkpoints (`.pt`) of wav2vec 2.0, HuBERT and data2vec, pre-trained and fine-tuned with CTC.
 
-Their settings lie beside the weights. What they do not tell is read from the weights' shapes.
+Their settings lie beside the weights. What they do not tell is read from the weights' shapes. The labels of a
+fine-tuned model lie in a file of their own, `dict.ltr.txt`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from speechssl.encoder import WAV2VEC2_CONV_LAYERS, EncoderConfig, SpeechEncoder
 from speechssl.errors import CheckpointError
-from speechssl.interop.encoder_names import EncoderNames, wav2vec2_pairs
+from speechssl.interop.encoder_names import EncoderNames, front_end_pairs, transformer_pairs, wav2vec2_pairs
+from speechssl.interop.labels import ctc_parts, read_dictionary
 from speechssl.interop.model import ImportedModel, Origin
 from speechssl.interop.pickled import Inert, load_pickled, settings
-from speechssl.interop.weights import Pair, import_tensors, linear
+from speechssl.interop.weights import Pair, import_tensors, linear, plain_name
+from speechssl.nn.context_encoder import ContextVariant
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 
 NAMES = EncoderNames(
@@ -45,7 +49,9 @@ OBJECTIVE_PAIRS = [
 ]
 
 _HEAD_DIM = 64  # of every published fairseq model
-_HUBERT = {"label_embs_concat": "HuBERT's label embeddings", "final_proj.": "HuBERT's projection onto its labels"}
+_STACKED = "encoder.pos_conv.{i}.0"
+"""data2vec's positional convolutions."""
+_CTC = "w2v_encoder.proj."
 
 
 def is_fairseq(path: Path) -> bool:
@@ -53,68 +59,105 @@ def is_fairseq(path: Path) -> bool:
     return path.is_file() and path.suffix in (".pt", ".bin", ".pth")
 
 
-def read_fairseq(path: str | Path) -> ImportedModel:
+def read_fairseq(path: str | Path, *, dictionary: str | Path | None = None) -> ImportedModel:
     """Import a checkpoint.
 
+    Args:
+        path: the `.pt` file.
+        dictionary: labels of a fine-tuned model; `dict.ltr.txt` beside the checkpoint (or of the label type that its
+            settings name) when None. Without one the encoder alone comes over.
+
     Raises:
-        CheckpointError: not a fairseq checkpoint of a wav2vec 2.0 or HuBERT model, or one with other parts.
+        CheckpointError: not a fairseq checkpoint of a wav2vec 2.0, HuBERT or data2vec model, or one with other parts.
     """
     path = Path(path)
     content = load_pickled(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path}: no fairseq checkpoint: it holds no state under 'model'")
-    tensors: dict[str, Tensor] = {
-        name: tensor for name, tensor in content["model"].items() if isinstance(tensor, Tensor)
-    }
+    tensors = {name: tensor for name, tensor in content["model"].items() if isinstance(tensor, Tensor)}
+    notes = [f"left out {name}: it is no tensor" for name in content["model"] if name not in tensors]
     outer = next((p for p in ("w2v_encoder.w2v_model.", "") if f"{p}post_extract_proj.weight" in tensors), None)
     if outer is None:
         raise CheckpointError(
-            f"{path}: no wav2vec 2.0 or HuBERT of fairseq: it has no post_extract_proj; its tensors begin with"
-            f" {', '.join(sorted(tensors)[:3])}"
+            f"{path}: no wav2vec 2.0, HuBERT or data2vec of fairseq: it has no post_extract_proj; its tensors begin"
+            f" with {', '.join(sorted(tensors)[:3])}"
         )
     told = _settings(content)
-    notes: list[str] = []
-    inside = {name.removeprefix(outer): tensor for name, tensor in tensors.items() if name.startswith(outer)}
+    inside = {
+        plain_name(name.removeprefix(outer)): tensor for name, tensor in tensors.items() if name.startswith(outer)
+    }
     config = _encoder_config(inside, told, notes, path)
     encoder, objective = _split(inside)
-    is_hubert = "label_embs_concat" in inside
-    state, left_out = import_tensors(
-        wav2vec2_pairs(config, NAMES),
-        encoder,
-        {name: tensor.shape for name, tensor in SpeechEncoder(config).state_dict().items()},
-        source=path,
-    )
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in SpeechEncoder(config).state_dict().items()}
+    state, left_out = import_tensors(_pairs(config), encoder, shapes, source=path)
     notes += left_out
-    heads = {name: tensor for name, tensor in tensors.items() if not name.startswith(outer)}
+    outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(outer)}
+    head = {name.removeprefix(_CTC): outside.pop(name) for name in [*outside] if name.startswith(_CTC)}
+    file = _dictionary(path, content) if dictionary is None else Path(dictionary)
+    remedy = f"put its dictionary beside it, as {file.name}"
+    labels = read_dictionary(file) if head and (dictionary is not None or file.is_file()) else None
+    found = ctc_parts(head, labels, blank=0, source=str(path), remedy=remedy)
     objective_config: ContrastiveConfig | None = None
     objective_state: dict[str, Tensor] = {}
-    if is_hubert or heads:
-        notes += [f"left out {name}: no place here" for name in [*objective, *heads]]
-    elif objective:
+    if outer or "quantizer.vars" not in objective:
+        notes += [f"left out {name}: no place here" for name in objective]
+    else:
         objective_config, objective_state = _objective(objective, told, config, path)
+    notes += [f"left out {name}: no place here" for name in outside]
     return ImportedModel(
-        kind="encoder" if objective_config is None else "pretraining",
-        origin=Origin(format="fairseq", source=str(path), architecture="hubert" if is_hubert else "wav2vec2"),
+        kind="ctc" if found.vocabulary is not None else "pretraining" if objective_config is not None else "encoder",
+        origin=Origin(format="fairseq", source=str(path), architecture=_architecture(inside, config)),
         config=config,
         encoder_state=state,
         objective=objective_config,
         objective_state=objective_state,
-        notes=tuple(notes),
+        vocabulary=found.vocabulary,
+        head_state=found.state,
+        head_dropout=float(_outer_settings(content).get("final_dropout") or 0.0),
+        normalizer=found.normalizer,
+        no_text=found.no_text,
+        notes=(*notes, *found.notes),
     )
 
 
+def _pairs(config: EncoderConfig) -> list[Pair]:
+    if config.variant.positions == "convolution":
+        return wav2vec2_pairs(config, NAMES)
+    pairs = [*front_end_pairs(config, NAMES), *linear("context_encoder.norm", NAMES.norm)]
+    for i in range(config.variant.num_position_layers):
+        pairs += linear(f"context_encoder.positions.convs.{i}", _STACKED.format(i=i))
+    return [*pairs, *transformer_pairs(config, NAMES)]
+
+
+def _architecture(tensors: Mapping[str, Tensor], config: EncoderConfig) -> str:
+    if config.variant.positions == "stacked_convolution":
+        return "data2vec-audio"
+    return "hubert" if "label_embs_concat" in tensors else "wav2vec2"
+
+
+def _dictionary(path: Path, content: Mapping[str, Any]) -> Path:
+    """Where the labels of a fine-tuned model belong."""
+    labels = _outer_settings(content).get("labels")
+    return path.parent / f"dict.{labels if isinstance(labels, str) else 'ltr'}.txt"
+
+
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors of the encoder, and those of the objective."""
+    """Tensors of the encoder, and those of a pre-training objective."""
     starts = ("quantizer.", "project_q.", "final_proj.", "label_embs_concat")
     objective = {name: tensor for name, tensor in tensors.items() if name.startswith(starts)}
     return {name: tensor for name, tensor in tensors.items() if name not in objective}, objective
 
 
+def _outer_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the model and the task; for a fine-tuned one not those of the pre-training."""
+    cfg = settings(content.get("cfg"))
+    return {**settings(content.get("args")), **settings(cfg.get("model")), **settings(cfg.get("task"))}
+
+
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """The model's settings, with the task's `normalize`; those of the pre-trained model for a fine-tuned one."""
-    cfg = settings(content.get("cfg"))
-    args = settings(content.get("args"))
-    told = {**args, **settings(cfg.get("model")), **settings(cfg.get("task"))}
+    told = _outer_settings(content)
     inner = told.get("w2v_args")  # of a fine-tuned model: the pre-training's, in the same two forms
     if inner is not None:
         nested = settings(inner)
@@ -128,12 +171,12 @@ def _encoder_config(
     kernels = [tensors[f"feature_extractor.conv_layers.{i}.0.weight"].shape for i in range(_count_convs(tensors))]
     model_dim, latent_dim = tensors["post_extract_proj.weight"].shape
     layer_norm_convs = "feature_extractor.conv_layers.0.2.1.weight" in tensors
-    direction = next((tensors[n] for n in tensors if n.startswith("encoder.pos_conv.0.weight_v")), None)
-    if direction is None:
-        raise CheckpointError(
-            f"{path}: has no encoder.pos_conv.0.weight_v; stacked positions are not read from fairseq"
-        )
-    pre_norm = bool(told.get("layer_norm_first", layer_norm_convs))
+    num_stacked = sum(f"{_STACKED.format(i=i)}.weight" in tensors for i in range(100))
+    positions = f"{_STACKED.format(i=0)}.weight" if num_stacked else f"{NAMES.positions}.weight_v"
+    if positions not in tensors:
+        raise CheckpointError(f"{path}: has no {positions}, so its positions are of a kind that is not known")
+    direction = tensors[positions]
+    pre_norm = bool(told.get("layer_norm_first", layer_norm_convs and not num_stacked))
     if "layer_norm_first" not in told:
         notes.append(f"the file does not tell layer_norm_first; taken to be {pre_norm}, as is usual beside its convs")
     normalize = told.get("normalize")
@@ -165,6 +208,9 @@ def _encoder_config(
         attention_dropout=float(told.get("attention_dropout") or 0.0),
         activation_dropout=float(told.get("activation_dropout") or 0.0),
         layer_drop=float(told.get("encoder_layerdrop") or 0.0),
+        variant=ContextVariant(positions="stacked_convolution", num_position_layers=num_stacked)
+        if num_stacked
+        else ContextVariant(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq import read_fairseq
 from speechssl.interop.pickled import Inert, load_pickled
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
-from tests.parity.models import LENGTHS, NUM_LAYERS, STYLES, fairseq2_config, our_encoder, waveforms
+from tests.parity.models import LENGTHS, NUM_LAYERS, STYLES, fairseq2_config, our_encoder, relative_error, waveforms
+from tests.parity.test_huggingface_encoders import peer_model
 from tests.parity.weights import randomize
 
 HEADS = {"q": 0, "k": 1, "v": 2}
+DICTIONARY = "| 94802\nE 51860\nT 38431\nA 33152\nO 31495\n"
 
 
 def fairseq_state(encoder: SpeechEncoder, style: str) -> dict[str, Tensor]:
@@ -86,18 +89,24 @@ def test_a_fine_tuned_file_gives_what_fairseq2_computes(style: str, tmp_path: Pa
     state = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in fairseq_state(encoder, style).items()}
     state |= {"w2v_encoder.proj.weight": torch.randn(9, 32), "w2v_encoder.proj.bias": torch.randn(9)}
     pretrained = {"model": settings(style), "task": {"normalize": False}}
-    torch.save({"model": state, "cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": pretrained}}}, tmp_path / "ft.pt")
+    tuned = {
+        "model": {"_name": "wav2vec_ctc", "w2v_args": pretrained, "final_dropout": 0.25},
+        "task": {"labels": "ltr"},
+    }
+    torch.save({"model": state, "cfg": tuned}, tmp_path / "ft.pt")
+    (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
     imported = read_fairseq(tmp_path / "ft.pt")
-    ours = imported.build_encoder()
-    assert_same_encoder(ours, encoder)
-    assert any("w2v_encoder.proj.weight" in note for note in imported.notes)
+    model = imported.build_ctc()
+    assert_same_encoder(model.encoder, encoder)
+    assert imported.kind == "ctc" and model.dropout == 0.25 and model.normalizer == "letters"
+    assert model.vocabulary.decode([1, 5, 2, 3, 6, 4, 8, 7]) == "ET OA"  # <pad> E </s> <unk> T | O A
+    assert model.vocabulary.blank == 0 and model.vocabulary.encode("eat") == [5, 7, 6]
 
     peer_config = Wav2Vec2AsrConfig(encoder_config=fairseq2_config(style).encoder_config, target_vocab_size=9)
     peer = create_wav2vec2_asr_model(peer_config).eval()
     peer.load_state_dict(convert_wav2vec2_asr_state_dict({"model": dict(state)}, peer_config))
     waveform, num_samples = waveforms([6000, 6000])
-    output = ours(waveform, num_samples)
-    logits = output.context @ state["w2v_encoder.proj.weight"].T + state["w2v_encoder.proj.bias"]
+    logits = model(waveform, num_samples).logits
     theirs, _ = peer(waveform, BatchLayout.of(waveform, num_samples.tolist()))
     torch.testing.assert_close(logits, theirs, rtol=1e-4, atol=1e-4)
 
@@ -141,6 +150,94 @@ def test_what_the_file_does_not_tell_is_noted(tmp_path: Path) -> None:
     assert imported.config.norm_position == "pre" and imported.config.normalize_waveform
     for word in ("layer_norm_first", "normalized", "attention heads"):
         assert any(word in note for note in imported.notes), word
+
+
+def fine_tuned(folder: Path, *, labels: str = "ltr") -> Path:
+    state = {f"w2v_encoder.w2v_model.{name}": t for name, t in fairseq_state(our_encoder("base"), "base").items()}
+    state |= {"w2v_encoder.proj.weight": torch.randn(9, 32), "w2v_encoder.proj.bias": torch.randn(9)}
+    told = {
+        "model": {"w2v_args": {"model": settings("base"), "task": {"normalize": False}}},
+        "task": {"labels": labels},
+    }
+    torch.save({"model": state, "cfg": told}, folder / "ft.pt")
+    return folder / "ft.pt"
+
+
+def test_a_dictionary_may_be_named_or_be_missing(tmp_path: Path) -> None:
+    path = fine_tuned(tmp_path, labels="phn")
+    imported = read_fairseq(path)
+    assert imported.kind == "encoder" and sum("CTC layer's" in note for note in imported.notes) == 2
+    with pytest.raises(CheckpointError, match=r"9 labels, but nothing says .* beside it, as dict\.phn\.txt"):
+        imported.build_ctc()
+    (tmp_path / "mine.txt").write_text(DICTIONARY)
+    named = read_fairseq(path, dictionary=tmp_path / "mine.txt")
+    assert named.kind == "ctc" and named.build_ctc().vocabulary.tokens[4] == "|"
+    (tmp_path / "dict.phn.txt").write_text("aa 1\nb 2\nsil 3\nz 4\nzh 5\n")
+    assert read_fairseq(path).build_ctc().vocabulary.decode([4, 5, 6]) == "aa b sil"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("| 1\nE 2\n", "9 outputs, but there are 6 labels"), ("| 1\nE\n", "line 2: must be a label and its count"),
+     ("| 1\nE 2\nE 3\nT 4\nA 5\n", r"occur more than once: \['E'\]")],
+)  # fmt: skip
+def test_a_dictionary_that_does_not_fit_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = fine_tuned(tmp_path)
+    (tmp_path / "dict.ltr.txt").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_fairseq(path)
+
+
+RENAMED = {  # Hugging Face's name -> fairseq's, as Hugging Face's conversion scripts have them
+    r"^masked_spec_embed": "mask_emb", r"^feature_projection\.layer_norm": "layer_norm",
+    r"^feature_projection\.projection": "post_extract_proj", r"^encoder\.pos_conv_embed\.conv\.bias":
+    "encoder.pos_conv.0.bias", r"^encoder\.pos_conv_embed\.conv\.parametrizations\.weight\.original0":
+    "encoder.pos_conv.0.weight_g", r"^encoder\.pos_conv_embed\.conv\.parametrizations\.weight\.original1":
+    "encoder.pos_conv.0.weight_v", r"^encoder\.pos_conv_embed\.layers\.(\d)\.conv": r"encoder.pos_conv.\1.0",
+    r"\.attention\.": ".self_attn.", r"^(encoder\.layers\.\d)\.layer_norm": r"\1.self_attn_layer_norm",
+    r"feed_forward\.intermediate_dense": "fc1", r"feed_forward\.output_dense": "fc2",
+    r"(conv_layers\.\d)\.conv\.": r"\1.0.", r"(conv_layers\.\d)\.layer_norm": r"\1.2.NORM",
+}  # fmt: skip
+
+
+def renamed(state: dict[str, Tensor], *, layer_norm_convs: bool) -> dict[str, Tensor]:
+    result = {}
+    for name, tensor in state.items():
+        for pattern, replacement in RENAMED.items():
+            name = re.sub(pattern, replacement, name)
+        result[name.replace(".2.NORM", ".2.1" if layer_norm_convs else ".2")] = tensor
+    return result
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["hubert-base", "hubert-large", "data2vec", "hubert-tuned"])
+def test_hubert_and_data2vec_give_what_hugging_face_computes(kind: str, tmp_path: Path) -> None:
+    """Their objectives are left out by name: HuBERT's labels, data2vec's regression and teacher."""
+    peer = peer_model("hubert-base" if kind == "hubert-tuned" else kind, torch.float32)
+    layer_norm_convs = kind in ("hubert-large", "data2vec")
+    state: dict[str, Any] = renamed(dict(peer.state_dict()), layer_norm_convs=layer_norm_convs)
+    extra: dict[str, Any] = {"label_embs_concat": torch.randn(7, 8), "final_proj.weight": torch.randn(8, 32),
+                             "final_proj.bias": torch.randn(8)}  # fmt: skip
+    if kind == "data2vec":
+        extra = {"final_proj.weight": torch.randn(32, 32), "_ema": {"layers.0.fc1.bias": torch.randn(8)}}
+    if kind == "hubert-tuned":
+        state = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in {**state, **extra}.items()}
+        extra = {"w2v_encoder.proj.weight": torch.randn(9, 32), "w2v_encoder.proj.bias": torch.randn(9)}
+        (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
+    told = {"layer_norm_first": kind == "hubert-large", "encoder_attention_heads": peer.config.num_attention_heads}
+    torch.save({"model": {**state, **extra}, "cfg": {"model": told, "task": {"normalize": False}}}, tmp_path / "h.pt")
+    imported = read_fairseq(tmp_path / "h.pt")
+    assert imported.origin.architecture == ("data2vec-audio" if kind == "data2vec" else "hubert")
+    assert imported.kind == ("ctc" if kind == "hubert-tuned" else "encoder")
+    left_out = {"label_embs_concat", "final_proj.weight", "final_proj.bias"} if kind == "hubert-tuned" else set(extra)
+    assert {note.removeprefix("left out ").partition(":")[0] for note in imported.notes} == left_out
+    ours = imported.build_encoder()
+    waveform, num_samples = waveforms([6000, 6000])
+    theirs = peer(waveform, output_hidden_states=True).hidden_states
+    output = ours(waveform, num_samples, layers=True)
+    assert output.layers is not None
+    for mine, other in zip([*output.layers[:-1], output.context], theirs, strict=True):
+        assert relative_error(mine, other) < 1e-5
 
 
 class Evil:
