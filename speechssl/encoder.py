@@ -282,9 +282,8 @@ class SpeechEncoder(nn.Module):
 
     def extract_latents(self, waveform: Tensor, num_samples: Tensor) -> LatentOutput:
         """Waveform `[B, S]` -> latents `[B, T, C]`; the gradient into the front end is scaled as configured."""
-        shortest = receptive_field(self.strided_layers)
-        if waveform.shape[1] < shortest or (num_samples.device.type == "cpu" and int(num_samples.min()) < shortest):
-            raise self._too_short("an utterance", int(num_samples.min()))
+        if not torch.compiler.is_compiling():
+            self._check_lengths(waveform, num_samples)
         if self.config.normalize_waveform:
             waveform = normalize_waveform(waveform, num_samples, eps=self.config.normalize_eps)
         scale = self.config.feature_gradient_scale
@@ -293,6 +292,11 @@ class SpeechEncoder(nn.Module):
         if scale not in (0, 1) and latents.requires_grad:
             latents = latents * scale + latents.detach() * (1 - scale)
         return LatentOutput(latents=latents, normalized=self.latent_norm(latents), num_frames=num_frames)
+
+    def _check_lengths(self, waveform: Tensor, num_samples: Tensor) -> None:
+        shortest = receptive_field(self.strided_layers)
+        if waveform.shape[1] < shortest or (num_samples.device.type == "cpu" and int(num_samples.min()) < shortest):
+            raise self._too_short("an utterance", int(num_samples.min()))
 
     def _too_short(self, name: str | Path, num_samples: int) -> AudioError:
         shortest, rate = receptive_field(self.strided_layers), self.config.sample_rate

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.interop import programs
 from speechssl.interop.card import ModelFacts, model_card
 from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare
 from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
@@ -54,6 +55,17 @@ EXPORTERS: dict[str, Exporter] = {
         library="transformers",
     ),
     "torchaudio": Exporter(write=write_torchaudio, peer=torchaudio_peer, usage=torchaudio_usage),
+    "onnx": Exporter(
+        write=programs.write_onnx,
+        peer=programs.onnx_peer,
+        usage=programs.onnx_usage,
+        padding="masked",
+        tolerance=programs.ONNX_TOLERANCE,
+        library="onnx",
+    ),
+    "torch-export": Exporter(
+        write=programs.write_program, peer=programs.program_peer, usage=programs.program_usage, padding="masked"
+    ),
 }
 """By the name that `speechssl export --format` takes."""
 

@@ -6,6 +6,7 @@ Shapes: B utterances, T frames, D model dim, H heads, E = D / H dims of a head.
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,7 +59,10 @@ class SelfAttention(nn.Module):
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
         )
-        output: Tensor = self.output_projection(attended.transpose(1, 2).reshape(batch, time, dim))
+        joined = attended.transpose(1, 2)  # [B, T, H, E]
+        if torch.compiler.is_compiling():  # kernels differ in layout: an exported program must not rely on one
+            joined = joined.clone(memory_format=torch.contiguous_format)
+        output: Tensor = self.output_projection(joined.reshape(batch, time, dim))
         return output
 
 

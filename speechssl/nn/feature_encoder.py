@@ -19,8 +19,12 @@ PaddingStatistics = Literal["masked", "included"]
 
 
 def is_full(lengths: Tensor, max_length: int) -> bool:
-    """Whether no row is padded. Only answered on the CPU: elsewhere it would wait for the device, so it says no."""
-    return lengths.device.type == "cpu" and bool((lengths == max_length).all())
+    """Whether no row is padded.
+
+    Only answered on the CPU: elsewhere it would wait for the device, so it says no; so it does while a graph is traced,
+    which must serve every length.
+    """
+    return not torch.compiler.is_compiling() and lengths.device.type == "cpu" and bool((lengths == max_length).all())
 
 
 def masked_mean_and_variance(x: Tensor, lengths: Tensor, *, time_dim: int) -> tuple[Tensor, Tensor]:
@@ -132,6 +136,18 @@ class ConvFeatureEncoder(nn.Module):
         return latents, lengths
 
 
+def stack_frames(features: Tensor, stack: int) -> Tensor:
+    """Join each `stack` neighbouring frames; what is left over at the end goes. `[B, T, C]` -> `[B, T', stack C]`."""
+    if torch.compiler.is_compiling():
+        # a slice would tie an exported program to odd or even lengths; this convolution only copies
+        num_features = features.shape[2]
+        copies = torch.eye(stack * num_features, device=features.device, dtype=features.dtype)
+        kernel = copies.view(-1, stack, num_features).transpose(1, 2)
+        return F.conv1d(features.transpose(1, 2), kernel, stride=stack).transpose(1, 2)
+    num_frames = features.shape[1] // stack
+    return features[:, : num_frames * stack].reshape(features.shape[0], num_frames, -1)
+
+
 class LogMelFeatureEncoder(nn.Module):
     """Log-mel features, normalized per utterance and mel bin, `stack` neighbouring frames joined into one.
 
@@ -171,10 +187,9 @@ class LogMelFeatureEncoder(nn.Module):
             mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
             features = (features - mean) * torch.rsqrt(variance + 1e-3)
             num_frames = output_length(lengths, self.strided_layers[1:])
-            max_frames = features.shape[1] // self.stack
-            latents = features[:, : max_frames * self.stack].reshape(features.shape[0], max_frames, self.dim)
-            if not is_full(num_frames, max_frames):
-                latents = latents.masked_fill(padding_mask(num_frames, max_frames)[:, :, None], 0)
+            latents = stack_frames(features, self.stack)
+            if not is_full(num_frames, latents.shape[1]):
+                latents = latents.masked_fill(padding_mask(num_frames, latents.shape[1])[:, :, None], 0)
         return latents, num_frames
 
 
@@ -224,11 +239,10 @@ class FbankFeatureEncoder(nn.Module):
             features = (power @ self.mel_filters).clamp(min=self.floor).log()
             lengths = output_length(num_samples, self.strided_layers[:1])
             mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
-            unbiased = lengths / (lengths - 1).clamp(min=1)
+            unbiased = lengths.to(torch.float32) / (lengths - 1).clamp(min=1)
             features = (features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)
             num_frames = output_length(lengths, self.strided_layers[1:])
-            max_frames = features.shape[1] // self.stack
-            latents = features[:, : max_frames * self.stack].reshape(features.shape[0], max_frames, self.dim)
-            if not is_full(num_frames, max_frames):
-                latents = latents.masked_fill(padding_mask(num_frames, max_frames)[:, :, None], 0)
+            latents = stack_frames(features, self.stack)
+            if not is_full(num_frames, latents.shape[1]):
+                latents = latents.masked_fill(padding_mask(num_frames, latents.shape[1])[:, :, None], 0)
         return latents, num_frames

@@ -99,6 +99,8 @@ class PaddedBatchNorm(nn.BatchNorm1d):
         if padding is None or not self.mask_padding:
             normalized: Tensor = super().forward(x)
             return normalized
+        if not self.training:  # running statistics: each frame is normalized by itself
+            return super().forward(x).masked_fill(padding[:, None, :], 0)
         valid = ~padding
         result = torch.zeros_like(x).transpose(1, 2)
         result[valid] = super().forward(x.transpose(1, 2)[valid])  # [number of valid frames, C]

@@ -61,7 +61,8 @@ class BucketedDistances(SharedPositions):
         half = self.num_buckets // 2
         num_exact = half // 2
         absolute = distance.abs()
-        log_ratio = torch.log(absolute.clamp(min=1).to(torch.float32) / num_exact) / math.log(self.max_distance / num_exact)
+        log_ratio = torch.log(absolute.clamp(min=1).to(torch.float32) / num_exact)
+        log_ratio = log_ratio / math.log(self.max_distance / num_exact)
         wide = (num_exact + log_ratio * (half - num_exact)).long().clamp(max=half - 1)
         return (distance > 0).long() * half + torch.where(absolute < num_exact, absolute, wide)
 
@@ -96,7 +97,8 @@ class SinusoidalDistances(SharedPositions):
         """`x` `[B, T, D]` -> `[2 T - 1, D]`."""
         time = x.shape[1]
         distance = torch.arange(time - 1, -time, -1, device=x.device).to(torch.float32)
-        rates = torch.exp(torch.arange(0, self.dim, 2, device=x.device).to(torch.float32) * -(math.log(10000.0) / self.dim))
+        even = torch.arange(0, self.dim, 2, device=x.device).to(torch.float32)
+        rates = torch.exp(even * -(math.log(10000.0) / self.dim))
         angles = distance[:, None] * rates
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(x.dtype)
 
