@@ -3,6 +3,7 @@
 Shapes: B utterances, S samples, T frames, D model dim, N vocabulary.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -320,6 +321,20 @@ class SpeechRecognizer:
         output = self.model(waveform[None].to(device), torch.tensor([len(waveform)]).to(device))
         logits: Tensor = output.logits[0].float().cpu()
         return logits
+
+
+def load_vocabulary(path: str | Path) -> Vocabulary:
+    """The labels in a `vocab.json`; of another tool's kind where the model's `config.json` beside it says so.
+
+    Raises:
+        CheckpointError: the file is missing or cannot be used.
+    """
+    config = Path(path).with_name(CONFIG_FILE)
+    try:
+        facts = json.loads(config.read_text(encoding="utf-8")).get("vocabulary")
+    except (OSError, ValueError, AttributeError):
+        facts = None
+    return Vocabulary.load(Path(path), facts=facts)
 
 
 def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> SpeechRecognizer:

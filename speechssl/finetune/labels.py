@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from speechssl.asr import load_vocabulary
 from speechssl.audio import resampled_length
 from speechssl.ctc import find_infeasible
 from speechssl.encoder import SpeechEncoder
@@ -31,7 +32,7 @@ class LabeledData:
 def build_vocabulary(manifest: Manifest, config: FinetuneConfig) -> Vocabulary:
     """The vocabulary that is given, or that of the characters in the training texts and in no other."""
     if config.vocabulary is not None:
-        return Vocabulary.load(config.vocabulary)
+        return load_vocabulary(config.vocabulary)
     texts = (normalize(utterance.text, config.normalizer) for utterance in manifest if utterance.text is not None)
     try:
         return Vocabulary.from_texts(texts, min_count=config.min_character_count)

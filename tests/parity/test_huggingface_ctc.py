@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import speechssl
-from speechssl.asr import CtcModel
+from speechssl.asr import CtcModel, load_vocabulary
 from speechssl.errors import CheckpointError
-from speechssl.interop import import_model, load_asr
+from speechssl.interop import export_model, import_model, load_asr
+from speechssl.interop.gate import GateInput
 from tests.parity.models import LENGTHS, waveforms
 from tests.parity.test_huggingface_encoders import FAMILIES, ON_FEATURES, SHARED
 from tests.parity.weights import randomize
@@ -150,6 +151,22 @@ def test_a_recognizer_survives_our_own_directory(tmp_path: Path) -> None:
     waveform, num_samples = waveforms(LENGTHS)
     assert again.vocabulary == model.vocabulary and again.normalizer == model.normalizer
     assert again.recognize(waveform, num_samples) == model.recognize(waveform, num_samples)
+    assert load_vocabulary(tmp_path / "ours" / "vocab.json") == model.vocabulary
+
+
+@pytest.mark.parametrize(
+    "family", ["wav2vec2-large", "hubert-base", "wavlm-base", "data2vec", "conformer-rotary", "w2v-bert-relative-key"]
+)
+def test_a_recognizer_goes_back_out_as_the_family_it_was(family: str, tmp_path: Path) -> None:
+    peer = peer_recognizer(family, tmp_path / "in")
+    inputs = (GateInput(name="equal lengths", lengths=(4000, 4000)), GateInput(name="padded", lengths=(7000, 3333)))
+    export_model(tmp_path / "in", tmp_path / "out", format="huggingface", inputs=inputs)
+    pipeline = transformers.pipeline("automatic-speech-recognition", model=str(tmp_path / "out"))
+    assert type(pipeline.model) is type(peer)
+    assert torch.equal(pipeline.model.lm_head.weight, peer.lm_head.weight)
+    waveform, num_samples = waveforms([15920])  # an even number of windows, see peer_texts
+    text = " ".join(pipeline({"raw": waveform[0].numpy(), "sampling_rate": 16000})["text"].split())
+    assert text and [text] == peer_texts(peer, tmp_path / "in", waveform, num_samples)
 
 
 def test_load_asr_takes_the_folder_and_load_encoder_leaves_the_head(tmp_path: Path) -> None:
