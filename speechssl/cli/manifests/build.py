@@ -15,23 +15,26 @@ class BuildOptions:
 
     Attributes:
         source: a folder of recordings or of tar shards, a URL of either (s3://bucket/shards/), or the name of a corpus
-            card (see `speechssl manifest list`).
-        output: the manifest to write, .jsonl or .parquet.
+            card (see `speechssl manifest list`); also several folders of recordings.
+        output: the manifest to write, .jsonl or .parquet. What the recordings' headers say is kept beside it, so that
+            the next build opens only what is new or has changed.
         root: where the corpus lies; with a card's name only.
         parts: only these splits and label subsets of the corpus, such as dev-clean, or 10min; with a card's name only.
         transcripts: TSV or CSV of texts (path, text, and optionally speaker, language); by default a
             transcripts.tsv in the folder, else a .txt beside each recording.
         language: language code that is written into every row that has none.
-        num_workers: threads that read the recordings' headers; as many as there are cores when null.
+        fresh: read all headers again.
+        num_workers: processes that read the recordings' headers; as many as there are cores when null.
         json: print the result as JSON.
     """
 
-    source: str
+    source: tuple[str, ...]
     output: Path
     root: Path | None = None
     parts: tuple[str, ...] = ()
     transcripts: Path | None = None
     language: str | None = None
+    fresh: bool = False
     num_workers: int | None = None
     json: bool = False
 
@@ -49,6 +52,7 @@ def run(words: list[str]) -> int:
             parts=options.parts,
             transcripts=options.transcripts,
             language=options.language,
+            fresh=options.fresh,
             num_workers=options.num_workers,
             progress=progress,
         )

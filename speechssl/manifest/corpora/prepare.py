@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from speechssl.errors import ManifestError
 from speechssl.manifest.build import BuildResult, Recording, build_from_recordings
 from speechssl.manifest.corpora.card import LAYOUTS, CorpusCard, load_card, root_of
 from speechssl.manifest.corpora.found import Found
+from speechssl.manifest.header_journal import HeaderJournal
 from speechssl.manifest.scan import Progress
 from speechssl.manifest.table import Manifest
 
@@ -22,6 +24,7 @@ def prepare_corpus(
     root: str | os.PathLike[str] | None = None,
     *,
     parts: Sequence[str] = (),
+    journal: HeaderJournal | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -31,7 +34,8 @@ def prepare_corpus(
         card: The card, or its name.
         root: Where the corpus lies; one that can be fetched is fetched into the cache when None.
         parts: Only these splits and subsets of the card; all when empty. A subset brings those that it holds.
-        num_workers: Threads that read headers; as many as there are processors when None.
+        journal: Where headers are kept for the next time; None keeps none.
+        num_workers: Processes that read headers; as many as there are processors when None.
         progress: Called with (recordings done, recordings altogether).
 
     Raises:
@@ -54,9 +58,11 @@ def prepare_corpus(
     asked = {None, *parts, *(recording.extra.get("split") for recording in recordings)} if parts else None
     skipped = [(path, reason) for path, reason, split in found.skipped if asked is None or split in asked]
     notes = [f"{card.name}: {text}" for text, split in found.notes if asked is None or split in asked]
-    result = build_from_recordings(recordings, found.root, skipped=skipped, num_workers=num_workers, progress=progress)
+    result = build_from_recordings(
+        recordings, found.root, skipped=skipped, journal=journal, num_workers=num_workers, progress=progress
+    )
     notes += [f"{card.name}: {text}" for text in compare(card, result.manifest, parts)]
-    return BuildResult(manifest=result.manifest, skipped=result.skipped, notes=(*notes, *result.notes))
+    return replace(result, notes=(*notes, *result.notes))
 
 
 def compare(card: CorpusCard, manifest: Manifest, parts: Sequence[str] = ()) -> list[str]:

@@ -178,5 +178,5 @@ def test_a_card_is_shown_in_full_with_a_command_that_is_understood(
     for command in commands:
         words = shlex.split(command)[3:]
         options = stage_config("manifest build", BuildOptions, words, example="", summary="", positionals=("source",))
-        assert options is not None and options.source == name
+        assert options is not None and options.source == (name,)
         assert set(options.parts) <= {*card.splits, *card.subsets}
