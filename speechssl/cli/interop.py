@@ -48,6 +48,9 @@ class ImportOptions:
 
 def export_command(words: list[str]) -> int:
     """A model for another tool, checked there first."""
+    from speechssl.interop import EXPORTERS, export_model, load_described
+    from speechssl.interop.gate import gate_inputs
+
     log_to_stderr()
     options = stage_config(
         "export",
@@ -56,14 +59,11 @@ def export_command(words: list[str]) -> int:
         example="speechssl export runs/asr --format huggingface --output exports/asr\n"
         "speechssl export runs/base --output exports/base --licence cc-by-4.0 --name my-base",
         summary="Write a model for another tool. Nothing appears before that tool has run the model and every layer was"
-        " compared.",
+        f" compared. Formats: {', '.join(EXPORTERS)}.",
         positionals=("source",),
     )
     if options is None:
         return 0
-    from speechssl.interop import EXPORTERS, export_model, load_described
-    from speechssl.interop.gate import gate_inputs
-
     if options.format not in EXPORTERS:  # before anything is loaded
         raise ConfigError(f"format must be one of {', '.join(EXPORTERS)}, but is {options.format!r}")
     model, facts = load_described(options.source)
