@@ -18,7 +18,8 @@ from speechssl.config import from_dict, to_dict
 from speechssl.data import AudioBatches, DataConfig, EpochCoverage, coverage_file, current_ranks, iterate_once
 from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, resolve_device
 from speechssl.errors import ConfigError
-from speechssl.interop import load_encoder
+from speechssl.interop.model import PretrainingModel
+from speechssl.interop.models import load_model
 from speechssl.lengths import input_length
 from speechssl.manifest import Manifest
 from speechssl.objectives import BUILDERS, ContrastiveConfig
@@ -44,8 +45,9 @@ class PretrainConfig:
         run_directory: receives configuration, metrics and checkpoints; an interrupted run there is continued.
         preset: of the encoder: tiny, small, base or large.
         encoder: fields of the encoder that differ from the preset.
-        initialize_from: start from this encoder (run, model directory or shipped name) instead of random weights; its
-            architecture replaces preset and encoder.
+        initialize_from: start from this model (run, model directory, shipped name, or another tool's) instead of random
+            weights; its architecture replaces preset and encoder.
+        fresh_objective: begin with a new quantizer and new projections also where `initialize_from` brings its own.
         objective: name of the objective.
         contrastive: settings of the contrastive objective.
         data: how utterances become batches.
@@ -59,6 +61,7 @@ class PretrainConfig:
     preset: str = "base"
     encoder: Mapping[str, Any] = field(default_factory=dict)
     initialize_from: str | None = None
+    fresh_objective: bool = False
     objective: str = "contrastive"
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -227,6 +230,29 @@ def load_joined(paths: tuple[Path, ...]) -> Manifest:
     return parts[0].concat(*parts[1:]) if len(parts) > 1 else parts[0]
 
 
+def build_models(config: PretrainConfig) -> tuple[SpeechEncoder, nn.Module]:
+    """Encoder and objective: fresh, or those that `initialize_from` brings.
+
+    An objective that comes along keeps the shapes of its quantizer and projections; everything else about it is as
+    configured.
+    """
+    seed = config.training.seed
+    objective_seed = derive_seed("objective", seed)
+    if config.initialize_from is None:
+        encoder = SpeechEncoder(resolve_encoder(config.preset, config.encoder), seed=derive_seed("encoder", seed))
+        return encoder, BUILDERS[config.objective](config.contrastive, encoder, objective_seed)
+    start = load_model(config.initialize_from)
+    encoder = start if isinstance(start, SpeechEncoder) else start.encoder
+    if not isinstance(start, PretrainingModel) or config.fresh_objective or config.objective != "contrastive":
+        return encoder, BUILDERS[config.objective](config.contrastive, encoder, objective_seed)
+    theirs = start.objective.config
+    shapes = {name: getattr(theirs, name) for name in ("num_codebooks", "num_entries", "quantized_dim", "final_dim")}
+    objective = BUILDERS[config.objective](replace(config.contrastive, **shapes), encoder, objective_seed)
+    objective.load_state_dict(start.objective.state_dict())
+    logger.info("%s: its quantizer and projections are trained on, too (fresh_objective=false)", config.initialize_from)
+    return encoder, objective
+
+
 def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
     """Pre-train, continuing an interrupted run of the same configuration.
 
@@ -237,11 +263,7 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
     manifest = load_joined(config.manifests)
     valid = None if config.valid_manifest is None else Manifest.load(config.valid_manifest)
     seed = config.training.seed
-    if config.initialize_from is None:
-        encoder = SpeechEncoder(resolve_encoder(config.preset, config.encoder), seed=derive_seed("encoder", seed))
-    else:
-        encoder = load_encoder(config.initialize_from)
-    objective = BUILDERS[config.objective](config.contrastive, encoder, derive_seed("objective", seed))
+    encoder, objective = build_models(config)
     device = resolve_device(config.device)
     encoder.to(device).train()
     objective.to(device).train()

@@ -5,7 +5,6 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from speechssl import __version__
@@ -22,7 +21,8 @@ class InfoOptions:
     """Options of `speechssl info`.
 
     Attributes:
-        source: a run, checkpoint or model directory, a shipped model's name or a manifest; the installation when null.
+        source: a run, checkpoint or model directory, a shipped model's name, a model of another tool (see `speechssl
+            import --help`) or a manifest; the installation when null.
         json: print the result as JSON.
     """
 
@@ -94,20 +94,55 @@ def _torchaudio() -> str:
 
 
 def _model(source: str) -> dict[str, Any]:
-    from speechssl.encoder import SpeechEncoder, load_encoder
-    from speechssl.model_directory import resolve_model_directory
+    """What a model is, whatever tool wrote it."""
+    from speechssl.interop.loading import identify
+    from speechssl.interop.models import load_described
 
-    directory = resolve_model_directory(source)
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    encoder: SpeechEncoder = load_encoder(directory)
-    return {
-        "directory": str(directory),
-        "kind": config.get("model_type", "encoder"),
+    kind = identify(source)
+    model, facts = load_described(source)
+    values = {"format": kind, **describe(model), "licence": facts.licence or "not recorded"}
+    if facts.origin:
+        values["origin"] = dict(facts.origin)
+    if facts.training:
+        values["training"] = dict(facts.training)
+    return values
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """Architecture, size and what a recording must look like, of an encoder, pre-training or CTC model."""
+    from speechssl.asr import CtcModel
+    from speechssl.config import to_dict
+    from speechssl.interop.card import kind_of
+    from speechssl.interop.gate import encoder_of
+    from speechssl.lengths import frame_stride, receptive_field
+
+    encoder = encoder_of(model)
+    config, layers = encoder.config, encoder.strided_layers
+    rate = config.sample_rate
+    values: dict[str, Any] = {
+        "kind": {"ctc": "CTC recogniser", "pretraining": "encoder with its pre-training heads"}.get(
+            kind_of(model), "encoder"
+        ),
+        "parameters": sum(parameter.numel() for part in _parts(model) for parameter in part.parameters()),
         "parameters of the encoder": sum(parameter.numel() for parameter in encoder.parameters()),
-        "size in MB": round((Path(directory) / "model.safetensors").stat().st_size / 1e6, 2),
-        "frames a second": encoder.config.frame_rate,
-        **{name: value for name, value in config.items() if name != "model_type"},
+        "sampling rate (Hz)": rate,
+        "waveform normalization": f"zero mean, unit variance (eps {config.normalize_eps:g})"
+        if config.normalize_waveform
+        else "none",
+        "frames a second": config.frame_rate,
+        "frame stride (ms)": 1000 * frame_stride(layers) / rate,
+        "receptive field of a frame (ms)": 1000 * receptive_field(layers) / rate,
+        "shortest clip (samples)": receptive_field(layers),
     }
+    if isinstance(model, CtcModel):
+        values["vocabulary"] = list(model.vocabulary.tokens)
+        values["normalizer of texts"] = model.normalizer
+    return values | {"encoder": to_dict(config)}
+
+
+def _parts(model: Any) -> list[Any]:
+    """The modules whose parameters make the model."""
+    return [model] if hasattr(model, "parameters") else [model.encoder, model.objective]
 
 
 def _text(value: Any) -> str:
