@@ -9,6 +9,8 @@ from typing import Any
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop import programs
 from speechssl.interop.card import ModelFacts, model_card
+from speechssl.interop.fairseq2_write import fairseq2_peer, write_fairseq2
+from speechssl.interop.fairseq2_write import usage as fairseq2_usage
 from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare
 from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
 from speechssl.interop.huggingface.peer import huggingface_peer
@@ -54,6 +56,7 @@ EXPORTERS: dict[str, Exporter] = {
         changes={"normalize_eps": HUGGINGFACE_EPS},
         library="transformers",
     ),
+    "fairseq2": Exporter(write=write_fairseq2, peer=fairseq2_peer, usage=fairseq2_usage),
     "torchaudio": Exporter(write=write_torchaudio, peer=torchaudio_peer, usage=torchaudio_usage),
     "onnx": Exporter(
         write=programs.write_onnx,

@@ -6,22 +6,30 @@ for the models that were trained so (`large_lv60k` and its like).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import torch
 import yaml
 from torch import Tensor
 
 from speechssl.encoder import EncoderConfig, SpeechEncoder
 from speechssl.errors import CheckpointError
 from speechssl.interop.encoder_names import EncoderNames, wav2vec2_pairs
+from speechssl.interop.labels import CtcParts, ctc_parts, read_sentencepiece
 from speechssl.interop.model import ImportedModel, Origin
 from speechssl.interop.pickled import load_pickled
 from speechssl.interop.weights import Pair, import_tensors, linear
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.text import Vocabulary
 
 FAMILIES = ("wav2vec2", "wav2vec2_asr")
+CARD_FILE = "fairseq2.yaml"
+"""The card in a folder that we wrote."""
+CARD_KEY = "speechssl"
+"""Of a card that we wrote: what fairseq2 does not ask for, `normalize_waveform`."""
 
 OBJECTIVE_PAIRS = [
     *linear("quantizer.logits", "quantizer.entry_proj"),
@@ -89,7 +97,8 @@ def encoder_names(norm_order: str) -> EncoderNames:
 
 
 def is_fairseq2(path: Path) -> bool:
-    """Whether it is an asset card of one of the families."""
+    """Whether it is an asset card of one of the families, or a folder of ours with one."""
+    path = _card_path(path)
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         return False
     try:
@@ -99,42 +108,53 @@ def is_fairseq2(path: Path) -> bool:
     return isinstance(card, dict) and card.get("model_family") in FAMILIES
 
 
+def _card_path(path: Path) -> Path:
+    return path / CARD_FILE if path.is_dir() else path
+
+
 def read_fairseq2(path: str | Path) -> ImportedModel:
-    """Import the model of an asset card.
+    """Import the model of an asset card, or of a folder that we wrote.
 
     Raises:
         CheckpointError: another family, an unknown architecture, parts that cannot be imported, or weights that do not
             fit.
     """
-    path = Path(path)
+    path = _card_path(Path(path))
     card = read_card(path)
     values = model_config(card, path)
     tensors = read_tensors(checkpoint_path(card, path))
     notes: list[str] = []
     config = encoder_config(values["encoder_config"], path)
-    if not config.normalize_waveform:
+    if CARD_KEY in card:
+        config = replace(config, normalize_waveform=bool(card[CARD_KEY]["normalize_waveform"]))
+    elif not config.normalize_waveform:
         notes.append("waveforms are taken as they are, as is usual for this architecture; a card does not tell")
     is_asr = card["model_family"] == "wav2vec2_asr"
     is_head = ("final_proj.",) if is_asr else ("quantizer.", "final_proj.", "final_target_proj.")
     encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith(is_head)}
     heads = {name: tensor for name, tensor in tensors.items() if name.startswith(is_head)}
-    blank = SpeechEncoder(config)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in SpeechEncoder(config).state_dict().items()}
     names = encoder_names(config.norm_position)
     if "masker.temporal_mask_embed" not in encoder:  # a recogniser that was trained without masking
-        encoder["masker.temporal_mask_embed"] = blank.mask_embedding.detach()
+        encoder["masker.temporal_mask_embed"] = torch.rand(config.model_dim, generator=torch.Generator().manual_seed(0))
         notes.append("the model has no mask embedding; a random one stands in its place")
     state, left_out = import_tensors(
         wav2vec2_pairs(config, names),
         encoder,
-        {name: tensor.shape for name, tensor in blank.state_dict().items()},
+        shapes,
         source=path,
         unused={"masker.spatial": "nothing is learnt for masked channels here"},
     )
     notes += left_out
     objective: ContrastiveConfig | None = None
     objective_state: dict[str, Tensor] = {}
+    found = CtcParts()
     if is_asr:
-        notes += [f"left out {name}: a head that has no place here" for name in heads]
+        head = {name.removeprefix("final_proj."): tensor for name, tensor in heads.items()}
+        found = ctc_parts(
+            head, _labels(card, path), blank=0, source=str(path), remedy="name its sentencepiece model as tokenizer"
+        )
     elif heads:
         objective = objective_config(values)
         model = ContrastiveObjective(objective, latent_dim=config.latent_dim, model_dim=config.model_dim)
@@ -142,13 +162,18 @@ def read_fairseq2(path: str | Path) -> ImportedModel:
         objective_state, left_out = import_tensors(OBJECTIVE_PAIRS, heads, shapes, source=path, unused=UNUSED)
         notes += left_out
     return ImportedModel(
-        kind="encoder" if objective is None else "pretraining",
+        kind="ctc" if found.vocabulary is not None else "encoder" if objective is None else "pretraining",
         origin=Origin(format="fairseq2", source=str(path), architecture=str(card["model_family"])),
         config=config,
         encoder_state=state,
         objective=objective,
         objective_state=objective_state,
-        notes=tuple(notes),
+        vocabulary=found.vocabulary,
+        head_state=found.state,
+        head_dropout=float(values.get("final_dropout_p") or 0.0) if is_asr else 0.0,
+        normalizer=found.normalizer,
+        no_text=found.no_text,
+        notes=(*notes, *found.notes),
     )
 
 
@@ -164,6 +189,14 @@ def read_card(path: Path) -> dict[str, Any]:
         )
     card: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return card
+
+
+def _labels(card: Mapping[str, Any], path: Path) -> Vocabulary | None:
+    """The vocabulary of the card's own tokenizer; None where it names none, or one of another card."""
+    parsed = urlparse(str(card.get("tokenizer") or ""))
+    if not parsed.path or parsed.scheme not in ("", "file"):
+        return None
+    return read_sentencepiece(path.parent / unquote(parsed.path))
 
 
 def model_config(card: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from speechssl.text import WORD_SEPARATOR, NormalizerName, Vocabulary
 
 FAIRSEQ_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """What fairseq puts before the lines of a dictionary; the first is its CTC blank."""
+_SPACE = "\u2581"
+"""sentencepiece's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,13 @@ class CtcParts:
 
 
 def ctc_parts(
-    head: Mapping[str, Tensor], labels: Sequence[str] | None, *, blank: int, source: str, remedy: str
+    head: Mapping[str, Tensor], labels: Sequence[str] | Vocabulary | None, *, blank: int, source: str, remedy: str
 ) -> CtcParts:
     """A CTC layer with its labels.
 
     Args:
         head: `weight` `[N, D]` and `bias` `[N]`; empty where the model has none.
-        labels: of its N outputs; None where nobody knows them.
+        labels: of its N outputs, or the whole vocabulary; None where nobody knows them.
         blank: index of the blank.
         source: for messages.
         remedy: what to do where they are missing.
@@ -52,7 +54,7 @@ def ctc_parts(
     if len(labels) != num_labels:
         raise CheckpointError(f"{source}: the CTC layer has {num_labels} outputs, but there are {len(labels)} labels")
     try:
-        vocabulary = vocabulary_of(labels, blank=blank)
+        vocabulary = labels if isinstance(labels, Vocabulary) else vocabulary_of(labels, blank=blank)
     except ConfigError as error:
         raise CheckpointError(f"{source}: {error}") from None
     return CtcParts(vocabulary=vocabulary, state=dict(head), normalizer=normalizer_of(vocabulary))
@@ -105,3 +107,74 @@ def read_dictionary(path: Path) -> list[str]:
             raise CheckpointError(f"{path}, line {number}: must be a label and its count, but is {line!r}")
         labels.append(label)
     return labels
+
+
+def read_sentencepiece(path: Path) -> Vocabulary:
+    """The vocabulary of a sentencepiece model whose piece i is the label of output i, the blank being label 0, as in
+    fairseq2. An unknown-piece at the end, which `write_sentencepiece` adds, is left out.
+
+    Raises:
+        CheckpointError: missing, or no such model.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        model = SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a sentencepiece model ({error}); copy it again") from None
+    pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
+    silent = [model.is_control(index) or model.is_unknown(index) for index in range(len(pieces))]
+    if model.is_unknown(len(pieces) - 1):
+        pieces, silent = pieces[:-1], silent[:-1]
+    is_prefix = any(len(piece) > 1 and piece.startswith(_SPACE) for piece in pieces)
+    separator = pieces.index(_SPACE) if _SPACE in pieces and not is_prefix else None
+    if separator is not None and WORD_SEPARATOR not in pieces:
+        pieces[separator] = WORD_SEPARATOR
+    written = [piece for index, piece in enumerate(pieces) if not silent[index] and index != separator]
+    return Vocabulary(
+        tuple(pieces),
+        blank=0,
+        separator=separator,
+        special=tuple(index for index, quiet in enumerate(silent) if quiet and index != 0),
+        word_prefix=_SPACE if is_prefix else None,
+        encode_case=case_of(written),
+    )
+
+
+def write_sentencepiece(vocabulary: Vocabulary, path: Path) -> tuple[str, ...]:
+    """Write a sentencepiece model of characters with our labels in their order, or say why there is none.
+
+    sentencepiece wants a piece for what is unknown; where the vocabulary has none it comes after all labels, so that
+    training on an unknown character fails instead of learning something else.
+    """
+    written = [token for token, label in vocabulary.ids.items() if token != " " and label != vocabulary.separator]
+    if any(len(token) > 1 for token in written) or vocabulary.joiner or vocabulary.decode_case != "keep":
+        return (
+            f"the labels' texts: fairseq2's char tokenizer has single characters only, but these are {written[:8]}",
+        )
+    try:
+        from sentencepiece import sentencepiece_model_pb2 as proto
+    except ImportError as error:
+        return (f"the labels' texts: to write a tokenizer needs protobuf ({error})",)
+    model, kinds = proto.ModelProto(), proto.ModelProto.SentencePiece
+    silent = {vocabulary.blank, *vocabulary.special}
+    tokens = [_SPACE if label == vocabulary.separator else token for label, token in enumerate(vocabulary.tokens)]
+    has_unknown = "<unk>" in {tokens[label] for label in silent}
+    for label, token in enumerate(tokens if has_unknown else [*tokens, "<unk>"]):
+        kind = kinds.UNKNOWN if token == "<unk>" else kinds.CONTROL if label in silent else kinds.NORMAL
+        model.pieces.add(piece=token, score=0.0, type=kind)
+    ids = {token: label for label, token in enumerate(tokens) if label in silent}
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    trainer.model_type = proto.TrainerSpec.CHAR
+    trainer.unk_id = ids.get("<unk>", len(tokens))
+    trainer.bos_id, trainer.eos_id, trainer.pad_id = (ids.get(name, -1) for name in ("<s>", "</s>", "<pad>"))
+    normalizer.name, normalizer.add_dummy_prefix = "identity", False
+    path.write_bytes(model.SerializeToString())
+    notes = []
+    if not has_unknown:
+        notes.append(
+            "a model without a label for unknown characters: the tokenizer has one more piece, <unk>, at its end"
+        )
+    if vocabulary.encode_case != "keep":
+        notes.append(f"case: bring texts into {vocabulary.encode_case} case before its tokenizer encodes them")
+    return tuple(notes)

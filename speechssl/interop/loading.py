@@ -31,10 +31,10 @@ def identify(source: str | Path) -> Format:
         return "speechssl"
     if is_torchaudio(source):
         return "torchaudio"
-    if path.is_dir():
-        return "huggingface" if _is_huggingface(path) else "speechssl"
     if is_fairseq2(path):
         return "fairseq2"
+    if path.is_dir():
+        return "huggingface" if _is_huggingface(path) else "speechssl"
     if is_fairseq(path):
         return "fairseq"
     if not path.exists() and is_hub_id(str(source)):

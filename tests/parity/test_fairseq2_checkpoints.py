@@ -71,7 +71,11 @@ def test_a_recognisers_encoder(style: str, tmp_path: Path) -> None:
     peer = create_wav2vec2_asr_model(config).eval()
     randomize(peer, seed=5)
     imported = read_fairseq2(written(tmp_path, peer, config, family="wav2vec2_asr", ending=".pt"))
-    assert [note for note in imported.notes if "final_proj.weight" in note]
+    assert imported.kind == "encoder" and any("CTC layer's weight" in note for note in imported.notes)
+    with pytest.raises(
+        CheckpointError, match="9 labels, but nothing says which they are; name its sentencepiece model"
+    ):
+        imported.build_ctc()
     encoder = imported.build_encoder()
     waveform, num_samples = waveforms(LENGTHS)
     assert torch.isfinite(encoder(waveform, num_samples).context).all()
