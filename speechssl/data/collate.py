@@ -54,3 +54,8 @@ def collate_labeled(clips: Sequence[Clip], labels: Sequence[Sequence[int]], *, s
         target_lengths=torch.tensor([len(values) for values in labels]),
         references=tuple(clip.utterance.text or "" for clip in clips),
     )
+
+
+def batch_bytes(batch_seconds: float, sample_rate: int) -> int:
+    """Memory that the waveforms of a full batch need, with a little more for rounded durations."""
+    return int(1.02 * batch_seconds * sample_rate * 4) + (1 << 16)

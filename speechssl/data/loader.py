@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from speechssl.data.augmentation import Augmenter
 from speechssl.data.batching import BatchPlan
+from speechssl.data.collate import batch_bytes
 from speechssl.data.coverage import MAX_PROBLEMS, EpochCoverage, ProblemLog, record_coverage
 from speechssl.data.dataset import TOO_SHORT, UtteranceReader, too_short
 from speechssl.data.making import Batch, BatchMaker, Crops, Labeled, Made, Recipe, Request
@@ -52,6 +53,7 @@ class BatchStream(Generic[Batch]):
         self.world_size = world_size
         self._coverage_file = coverage_file
         self._num_workers = config.num_workers
+        self._batch_bytes = batch_bytes(config.batch_seconds, reader.sample_rate)
         self._pin_memory = pin_memory
         self._log = ProblemLog()
         self._coverage: list[EpochCoverage] = []
@@ -129,7 +131,10 @@ class BatchStream(Generic[Batch]):
         """
         self._coverage = []
         try:
-            with closing(read_ahead(self._maker, self._requests(start), num_workers=self._num_workers)) as made:
+            made = read_ahead(
+                self._maker, self._requests(start), num_workers=self._num_workers, result_bytes=self._batch_bytes
+            )
+            with closing(made):
                 for item in made:
                     self._log.add(item.problems)
                     self._cover(item, start)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.data.collate import collate_audio
+from speechssl.data.collate import batch_bytes, collate_audio
 from speechssl.data.dataset import Clip, Unreadable, UtteranceReader
 from speechssl.data.workers import read_ahead
 from speechssl.errors import AudioError, ConfigError
@@ -45,7 +45,10 @@ def iterate_once(
         raise ConfigError(f"rank must be from 0 to {world_size - 1} of {world_size} ranks, but is {rank}")
     reader = UtteranceReader(manifest, sample_rate=sample_rate, min_num_samples=min_num_samples)
     requests = _requests(manifest, batch_seconds, rank, world_size)
-    with closing(read_ahead(_OneBatch(reader), requests, num_workers=num_workers)) as results:
+    results = read_ahead(
+        _OneBatch(reader), requests, num_workers=num_workers, result_bytes=batch_bytes(batch_seconds, sample_rate)
+    )
+    with closing(results):
         for result in results:
             for row, problem in result.problems:
                 if on_error is not None:

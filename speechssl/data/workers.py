@@ -13,37 +13,36 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from io import BytesIO
 from itertools import islice
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 import torch
-import torch.multiprocessing  # tensors go between processes through shared memory
 
+from speechssl.data.slots import Slots
 from speechssl.errors import SpeechSSLError, TrainingError
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 READ_AHEAD = 4
-"""So many results all workers together make ahead; they lie in shared memory ..."""
+"""So many results all workers together make ahead ..."""
 MIN_READ_AHEAD = 2
 """... but each worker at least so many, so that it does not wait while others are being read."""
 
+SPARE_SLOTS = 2
+"""Results of each worker that may be in use while as many as are made ahead lie ready."""
 GRACE_SECONDS = 0.2
 """Workers that are still reading so long after the end are killed."""
 
-_SMALL_BYTES = 1 << 15
-
 
 def read_ahead(
-    make: Callable[[Request], Result], requests: Iterable[Request], *, num_workers: int
+    make: Callable[[Request], Result], requests: Iterable[Request], *, num_workers: int, result_bytes: int = 0
 ) -> Generator[Result, None, None]:
     """`make(request)` for every request in order, made by `num_workers` processes, or here where there are none.
 
-    Closing the iterator ends the processes at once, whatever they are doing.
+    Closing the iterator ends the processes at once, whatever they are doing. Results whose largest tensor is up to
+    `result_bytes` come without a copy.
 
     Raises:
         TrainingError: a process died (killed, out of memory, a crash within a decoder).
@@ -60,11 +59,12 @@ def read_ahead(
         worker.send(request)
         waiting.append(worker)
 
+    ahead = max(MIN_READ_AHEAD, READ_AHEAD // num_workers)
     try:
         for request in islice(pending, num_workers):  # each begins to work before the next is started
-            workers.append(_Worker(make, siblings=[worker.connection for worker in workers]))
+            slots = Slots(ahead + SPARE_SLOTS, result_bytes)
+            workers.append(_Worker(make, slots, siblings=[worker.connection for worker in workers]))
             ask(workers[-1], request)
-        ahead = max(MIN_READ_AHEAD, READ_AHEAD // num_workers)
         for worker, request in zip((ahead - 1) * workers, pending, strict=False):
             ask(worker, request)
         while waiting:
@@ -92,21 +92,26 @@ def _stop(workers: "list[_Worker]") -> None:
 
 
 class _Worker:
-    """One process and the pipe to it."""
+    """One process, the pipe to it, and the shared memory for what it makes."""
 
-    def __init__(self, make: Callable[[Any], Any], *, siblings: list[Connection]) -> None:
+    def __init__(self, make: Callable[[Any], Any], slots: Slots, *, siblings: list[Connection]) -> None:
         # A fork takes milliseconds and shares the manifest; a fresh interpreter takes seconds to import torch.
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.connection, theirs = context.Pipe()
+        forks = context.get_start_method() == "fork"
         # A fork inherits our ends of all pipes so far, and would keep them open when this process is gone.
-        inherited = [*siblings, self.connection] if context.get_start_method() == "fork" else []
-        self.process = context.Process(target=_serve, args=(make, theirs, inherited), daemon=True)
+        inherited = [*siblings, self.connection] if forks else []
+        self._slots = slots if forks else Slots(0, 0)
+        self._taken: deque[int | None] = deque()
+        arguments = (make, theirs, slots if forks else None, inherited)
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
 
     def send(self, request: Any) -> None:
+        self._taken.append(self._slots.take())
         try:
-            self.connection.send(request)
+            self.connection.send((self._taken[-1], request))
         except (BrokenPipeError, ConnectionResetError):
             raise self._fault() from None
 
@@ -116,7 +121,7 @@ class _Worker:
         try:
             if not self.connection.poll():
                 raise EOFError
-            result = ForkingPickler.loads(self.connection.recv_bytes())
+            result = self._slots.loads(self.connection.recv_bytes(), self._taken.popleft())
         except (EOFError, OSError):
             raise self._fault() from None
         if isinstance(result, _Failure):
@@ -146,7 +151,9 @@ class _Failure:
         self.error = error
 
 
-def _serve(make: Callable[[Any], Any], connection: Connection, inherited: list[Connection]) -> None:
+def _serve(
+    make: Callable[[Any], Any], connection: Connection, slots: Slots | None, inherited: list[Connection]
+) -> None:
     """The life of a worker: until its pipe is closed or its parent is gone."""
     for other in inherited:
         other.close()
@@ -154,16 +161,17 @@ def _serve(make: Callable[[Any], Any], connection: Connection, inherited: list[C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    slots = slots or Slots(0, 0)
     try:
         while True:
-            request = connection.recv()
+            slot, request = connection.recv()
             try:
-                message = _dumped(make(request))
+                message = slots.dumps(make(request), slot)
             except SpeechSSLError as error:
-                message = _dumped(_Failure(error))
+                message = slots.dumps(_Failure(error), None)
             except Exception:
                 what = f"in a process that reads recordings:\n{traceback.format_exc()}"
-                message = _dumped(_Failure(RuntimeError(what)))
+                message = slots.dumps(_Failure(RuntimeError(what)), None)
             connection.send_bytes(message)
     except (EOFError, OSError):
         os._exit(0)
@@ -175,18 +183,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-class _Pickler(ForkingPickler):
-    """Shared memory for large tensors, and plain copies of small ones, which are faster."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.nbytes <= _SMALL_BYTES:
-            return torch.from_numpy, (value.numpy(),)
-        return NotImplemented
-
-
-def _dumped(result: Any) -> bytes:
-    buffer = BytesIO()
-    _Pickler(buffer).dump(result)
-    return buffer.getvalue()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from speechssl.audio.recording import RecordingError
+from speechssl.data.slots import Slots
 from speechssl.data.workers import MIN_READ_AHEAD, READ_AHEAD, read_ahead
 from speechssl.errors import TrainingError
 
@@ -61,6 +62,49 @@ def test_tensors_large_and_small_come_from_another_process() -> None:
         assert small.tolist() == [number] * 3 and small.dtype == torch.int64
         assert large.shape == (300, 300) and large.min() == large.max() == number
     assert len({pid for pid, _, _ in kept}) == 2
+
+
+def large(number: int) -> dict[str, Tensor]:
+    return {"first": torch.full((200, 100), float(number)), "second": torch.full((300, 100), float(number))}
+
+
+@pytest.mark.parametrize("result_bytes", [0, 80_000, 10_000], ids=["no slots", "slots", "slots too small"])
+def test_results_stay_what_they_are_as_long_as_anything_refers_to_them(result_bytes: int) -> None:
+    """Also a view of a view, long after its result is gone and its neighbours' memory is in use again."""
+    views: dict[int, Tensor] = {}
+    held: list[dict[str, Tensor]] = []
+    for number, result in enumerate(read_ahead(large, range(120), num_workers=2, result_bytes=result_bytes)):
+        assert all(tensor.min() == tensor.max() == number for tensor in result.values())
+        if number % 7 == 0:
+            views[number] = result["first"][3][10:20]
+        held = [*held[-3:], result]
+    assert all(view.min() == view.max() == number for number, view in views.items())
+
+
+def test_memory_is_used_again_and_not_taken_from_what_is_in_use() -> None:
+    slots = Slots(2, 80_000)
+    worker = Slots(0, 0)
+    worker.__dict__.update(slots.__dict__)  # as after a fork, but in one process
+
+    def passed(number: int) -> tuple[int | None, dict[str, Tensor]]:
+        slot = slots.take()
+        return slot, slots.loads(worker.dumps(large(number), slot), slot)
+
+    (first, one), (second, two) = passed(1), passed(2)
+    assert {first, second} == {0, 1}
+    assert passed(3)[0] is None  # both are in use: torch's shared memory
+    view = one["first"][1:].numpy()
+    del one
+    assert passed(4)[0] is None  # the view holds it
+    del view
+    reused, three = passed(5)
+    assert reused == first
+    assert two["first"].unique().tolist() == [2] and three["first"].unique().tolist() == [5]
+    slot = slots.take()
+    assert slot is None
+    del two
+    assert slots.loads(worker.dumps("nothing large", 1), slots.take()) == "nothing large"
+    assert slots.take() == second  # given back at once
 
 
 def fails_at_three(number: int) -> int:
