@@ -12,13 +12,15 @@ import numpy as np
 
 from speechssl.audio.files import Source, opened
 from speechssl.audio.media import MEDIA_EXTENSIONS, is_media, probe_media, read_media
+from speechssl.audio.quick import read_quickly
 from speechssl.audio.recording import AudioInfo, RecordingError, Waveform, mix
 from speechssl.audio.resampling import resample
 from speechssl.audio.sndfile import SOUNDFILE_EXTENSIONS as SOUNDFILE_EXTENSIONS
-from speechssl.audio.sndfile import open_soundfile, probe_soundfile, read_soundfile
+from speechssl.audio.sndfile import probe_soundfile, read_soundfile
 from speechssl.types import Utterance
 
-_open_soundfile = open_soundfile
+ALMOST_INFINITE = 1e30
+"""Samples as large as this would overflow when they are mixed or resampled."""
 AUDIO_EXTENSIONS = SOUNDFILE_EXTENSIONS | MEDIA_EXTENSIONS
 
 
@@ -66,24 +68,35 @@ def read(
         raise RecordingError(
             f"{path}: span of {duration} s at {offset} s is not a span; need offset >= 0 and duration > 0", "span"
         )
-    with opened(path) as source:
-        if is_media(path, source):
-            samples, rate = read_media(path, source, offset, duration)
-        else:
-            samples, rate = read_soundfile(path, source, offset, duration, sample_rate=sample_rate)
-    if samples.shape[0] == 0:
-        raise RecordingError(f"{path}: holds no samples; replace or remove it", "empty")
+    found = read_quickly(path, None, offset, duration)
+    if found is None:
+        with opened(path) as source:
+            found = read_quickly(path, source, offset, duration) or _read(path, source, offset, duration, sample_rate)
+    samples, rate = found
     waveform = mix(samples)
-    if not np.isfinite(waveform).all():
-        bad = int(np.count_nonzero(~np.isfinite(waveform)))
-        raise RecordingError(
-            f"{path}: {bad} of {len(waveform)} samples are NaN or infinite; export the recording again, or leave it"
-            " out with `speechssl manifest validate --audio --quarantine`",
-            "non_finite",
-        )
     if sample_rate is not None and sample_rate != rate:
         waveform = resample(waveform, from_rate=rate, to_rate=sample_rate)
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def _read(
+    path: str, source: Source, offset: float, duration: float | None, sample_rate: int | None
+) -> tuple[Waveform, int]:
+    """Samples f32 `[S, channels]`, all finite, and their rate; `sample_rate` Hz where the codec can deliver that."""
+    if is_media(path, source):
+        samples, rate = read_media(path, source, offset, duration)
+    else:
+        samples, rate = read_soundfile(path, source, offset, duration, sample_rate=sample_rate)
+    if len(samples) == 0:
+        raise RecordingError(f"{path}: holds no samples; replace or remove it", "empty")
+    if not (samples.min() > -ALMOST_INFINITE and samples.max() < ALMOST_INFINITE):
+        bad = int(np.count_nonzero(~(np.abs(samples) < ALMOST_INFINITE).all(axis=1)))
+        raise RecordingError(
+            f"{path}: {bad} of {len(samples)} samples are NaN or infinite; export the recording again, or leave it"
+            " out with `speechssl manifest validate --audio --quarantine`",
+            "non_finite",
+        )
+    return samples, rate
 
 
 def read_utterance(utterance: Utterance, sample_rate: int) -> Waveform:

@@ -99,3 +99,8 @@ def mix(samples: Waveform) -> Waveform:
         waveform *= np.float32(0.5)
         return waveform
     return np.asarray(samples.mean(axis=1, dtype=np.float32))
+
+
+def to_float(values: npt.NDArray[np.int16]) -> Waveform:
+    """16-bit integers as f32 with full scale 1; exact, for 1/32768 is a power of two."""
+    return np.multiply(values, np.float32(1 / 32768), dtype=np.float32)

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from speechssl.audio.files import Source, read_head
-from speechssl.audio.recording import MAX_SAMPLES_PER_BYTE, AudioInfo, RecordingError, Waveform, check_rate, locate_span
+from speechssl.audio.recording import (
+    MAX_SAMPLES_PER_BYTE,
+    AudioInfo,
+    RecordingError,
+    Waveform,
+    check_rate,
+    locate_span,
+    to_float,
+)
 from speechssl.audio.resampling import resampled_length
 
 SOUNDFILE_EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"})
@@ -53,7 +61,7 @@ def read_soundfile(
     """Samples f32 `[S, channels]` of the span, and their rate.
 
     The rate is the file's own, but for opus at one of `OPUS_RATES` below it, where `sample_rate` asks for one: there
-    the codec delivers that rate itself, in less than half of the time.
+    the codec delivers that rate itself, in up to a third less time.
     """
     with open_soundfile(path, source) as file:
         file_rate = int(file.samplerate)
@@ -108,9 +116,7 @@ def _decode(file: Any, count: int, block_size: int) -> Waveform:
         pieces.append(file.read(min(count - done, block_size), dtype=dtype, always_2d=True))
         done += len(pieces[-1])
     samples = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    if is_narrow:
-        samples = np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
-    return np.asarray(samples, dtype=np.float32)
+    return to_float(samples) if is_narrow else np.asarray(samples, dtype=np.float32)
 
 
 def _block_size(source: Source, count: int, num_channels: int) -> int:

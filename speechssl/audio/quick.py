@@ -1,0 +1,112 @@
+"""Small files of the plainest kinds, read at once: 16-bit wav, and 16-bit flac where miniaudio is installed.
+
+The samples are bit for bit those that libsndfile gives. Of a clip of a few seconds it takes a third of the time for
+wav and two thirds for flac. Whatever is unusual or damaged is left to libsndfile, which also says what is wrong.
+
+Shapes: S samples.
+"""
+
+import io
+import os
+import struct
+import wave
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from speechssl.audio.files import Source
+from speechssl.audio.recording import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, Waveform, locate_span, to_float
+
+SMALL_BYTES = 4 << 20
+"""Files up to this size (two minutes of 16 kHz wav) are read whole even for a span."""
+LIKELY_SAMPLES_PER_BYTE = 64
+
+
+def read_quickly(
+    path: str, source: Source | None, offset: float, duration: float | None
+) -> tuple[Waveform, int] | None:
+    """Samples f32 `[S, channels]` of the span, and the file's rate; None where libsndfile must do it.
+
+    `source` is what `path` was opened as; None for a first attempt at a local file, before anything is checked.
+
+    Raises:
+        RecordingError: the span lies outside of the recording.
+    """
+    content = _content(path) if source is None else source.getvalue() if isinstance(source, io.BytesIO) else b""
+    if content.startswith(b"RIFF"):
+        return _read_wav(path, content, offset, duration)
+    if content.startswith(b"fLaC"):
+        return _read_flac(path, content, offset, duration)
+    return None
+
+
+def _content(path: str) -> bytes:
+    """The whole of a local file; nothing where it is large, cannot be opened or is not of such a kind by its name."""
+    if not path.endswith((".wav", ".flac")):
+        return b""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read(size) if size <= SMALL_BYTES else b""
+    except OSError:
+        return b""
+
+
+def _read_wav(path: str, content: bytes, offset: float, duration: float | None) -> tuple[Waveform, int] | None:
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            rate, width, num_channels, num_samples = (
+                file.getframerate(), file.getsampwidth(), file.getnchannels(), file.getnframes()
+            )  # fmt: skip
+            if width != 2 or num_channels > 2:
+                return None
+            frames = file.readframes(num_samples)
+    except (wave.Error, EOFError, RuntimeError, struct.error):  # such as floats, or a damaged header
+        return None
+    is_whole = len(frames) == 2 * num_channels * num_samples > 0
+    if not is_whole or int.from_bytes(content[4:8], "little") + 8 != len(content) or not _is_likely_rate(rate):
+        return None
+    start, count = locate_span(path, offset, duration, num_samples=num_samples, sample_rate=rate)
+    values = np.frombuffer(frames, dtype="<i2").reshape(-1, num_channels)
+    return to_float(values[start : start + count]), rate
+
+
+def _read_flac(path: str, content: bytes, offset: float, duration: float | None) -> tuple[Waveform, int] | None:
+    """With dr_flac. It leaves out damaged frames without a word, so only what reaches to the file's end is certain."""
+    decoder = _dr_flac()
+    if decoder is None:
+        return None
+    lib, ffi = decoder
+    flac = lib.ma_dr_flac_open_memory(content, len(content), ffi.NULL)
+    if flac == ffi.NULL:
+        return None
+    try:
+        num_samples, num_channels, rate = flac.totalPCMFrameCount, flac.channels, flac.sampleRate
+        is_likely = 0 < num_samples * num_channels <= LIKELY_SAMPLES_PER_BYTE * len(content) and _is_likely_rate(rate)
+        if flac.bitsPerSample != 16 or not is_likely:
+            return None
+        start, count = locate_span(path, offset, duration, num_samples=num_samples, sample_rate=rate)
+        if start + count < num_samples or (start and not lib.ma_dr_flac_seek_to_pcm_frame(flac, start)):
+            return None
+        values = np.empty((count, num_channels), dtype=np.int16)
+        done = lib.ma_dr_flac_read_pcm_frames_s16(flac, count, ffi.from_buffer("ma_dr_flac_int16[]", values))
+    finally:
+        lib.ma_dr_flac_close(flac)
+    return (to_float(values), rate) if done == count else None
+
+
+def _is_likely_rate(sample_rate: int) -> bool:
+    return MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE
+
+
+@cache
+def _dr_flac() -> tuple[Any, Any] | None:
+    """miniaudio's `lib` and `ffi`, if it is installed and holds the functions."""
+    try:
+        module = import_module("miniaudio")
+        module.lib.ma_dr_flac_open_memory, module.lib.ma_dr_flac_read_pcm_frames_s16  # noqa: B018
+    except (ImportError, AttributeError):
+        return None
+    return module.lib, module.ffi
