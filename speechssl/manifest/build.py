@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from speechssl.audio.recording import locate_span
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifest.folder import FolderContents, read_folder, read_folders
-from speechssl.manifest.hashing import codes_of, hash_values, repeated_hashes
+from speechssl.manifest.hashing import codes_of, first_rows, hash_values, repeated_hashes
 from speechssl.manifest.header_journal import HeaderJournal
 from speechssl.manifest.headers import Headers, read_headers
 from speechssl.manifest.jsonl import STRING
@@ -255,7 +255,7 @@ def _build_from_table(
     table = table.combine_chunks()
     paths = table["path"].combine_chunks()
     codes = codes_of(hash_values(paths))  # number of each row's file
-    files = paths.take(pa.array(np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1))))
+    files = paths.take(pa.array(first_rows(codes)))
     prefix = pa.scalar(os.path.join(root if "://" in str(root) else os.path.abspath(root), ""), STRING)
     headers = read_headers(
         pc.binary_join_element_wise(prefix, files, pa.scalar("", STRING)),

@@ -92,6 +92,11 @@ def codes_of(hashes: Hashes) -> Codes:
     return in_order_of_appearance(codes, num_codes)
 
 
+def first_rows(codes: Codes) -> npt.NDArray[np.int64]:
+    """The first row of each of `codes_of`'s codes: it is where a greater code occurs than in all rows before."""
+    return np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1))
+
+
 def in_order_of_appearance(codes: Codes, num_codes: int) -> Codes:
     """The codes renamed so that a smaller one occurs first in an earlier row; all of 0 ... num_codes - 1 must occur.
 

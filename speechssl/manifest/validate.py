@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from speechssl.audio import SPAN_TOLERANCE_SECONDS, RecordingError
 from speechssl.errors import ManifestError
 from speechssl.manifest import paths
 from speechssl.manifest.complete import complete, make_ids
-from speechssl.manifest.jsonl import LineProblem, read_rows
+from speechssl.manifest.hashing import codes_of, first_rows, hash_values
+from speechssl.manifest.jsonl import STRING, LineProblem, read_rows
 from speechssl.manifest.loading import read_table
 from speechssl.manifest.scan import Progress, map_in_threads
 from speechssl.manifest.table import Manifest
@@ -45,6 +47,8 @@ SILENT_PEAK = 1e-3
 
 MIN_SECONDS = 0.025
 """What one frame of the encoder sees."""
+
+_FILES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,17 +201,28 @@ class _Rows:
 
     def __init__(self, table: pa.Table, lines: npt.NDArray[np.int64], folder: Path) -> None:
         self.lines = lines
-        offsets = _numbers(table, "offset")
-        self.offset = np.where(np.isnan(offsets), 0.0, offsets) if "offset" in table.column_names else offsets
-        self.offset = np.nan_to_num(self.offset, nan=0.0)
+        self.folder = folder
+        self.offset = np.nan_to_num(_numbers(table, "offset"), nan=0.0)
         self.duration = _numbers(table, "duration")
         self.sample_rate = _numbers(table, "sample_rate")
         self.num_samples = _numbers(table, "num_samples")
         self.ids = make_ids(table, self.offset)
-        encoded = pc.fill_null(table["audio_filepath"], "").combine_chunks().dictionary_encode()
-        self.files = [paths.resolve(name, folder) if name else "" for name in encoded.dictionary.to_pylist()]
-        self.file = np.asarray(encoded.indices.to_numpy(), dtype=np.int64)  # number of each row's file
-        self.rows_of_file = np.bincount(self.file, minlength=len(self.files))
+        self.paths = pc.fill_null(table["audio_filepath"].cast(STRING), "").combine_chunks()
+        self.file = codes_of(hash_values(self.paths))  # number of each row's file
+        self.rows_of_file = np.bincount(self.file)
+
+    def files(self) -> Iterator[list[str]]:
+        """The files by number, some thousand at a time, ready to open; empty where a row has no path."""
+        distinct = self.paths.take(pa.array(first_rows(self.file)))
+        for start in range(0, len(distinct), _FILES_AT_ONCE):
+            yield [self._resolve(path) for path in distinct.slice(start, _FILES_AT_ONCE).to_pylist()]
+
+    def path(self, row: int) -> str:
+        """The row's file, ready to open."""
+        return self._resolve(self.paths[row].as_py())
+
+    def _resolve(self, path: str) -> str:
+        return paths.resolve(path, self.folder) if path else ""
 
     def problem(self, row: int, kind: str, message: str) -> Problem:
         return Problem(line=int(self.lines[row]), id=str(self.ids[row].as_py() or ""), kind=kind, message=message)
@@ -267,47 +282,55 @@ def _check_fields(rows: _Rows) -> list[Problem]:
             "num_samples at sample_rate make {:.3f} s, which is not the duration",
             counted,
         )
-    for row in np.flatnonzero(rows.file == _empty_path(rows)).tolist():
+    for row in np.flatnonzero(pc.equal(rows.paths, "").to_numpy(zero_copy_only=False)).tolist():
         problems.append(rows.problem(row, "type", "audio_filepath is missing; it must be the path of a recording"))
     return problems
 
 
-def _empty_path(rows: _Rows) -> int:
-    return rows.files.index("") if "" in rows.files else -1
-
-
 def _check_ids(rows: _Rows) -> list[Problem]:
-    encoded = rows.ids.combine_chunks().dictionary_encode()
-    codes = np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
-    _, first = np.unique(codes, return_index=True)
-    repeated = np.ones(len(codes), dtype=bool)
-    repeated[first] = False
+    codes = codes_of(hash_values(rows.ids))
+    first = first_rows(codes)[codes]
+    repeated = np.flatnonzero(first != np.arange(len(codes)))
+    same = pc.equal(rows.ids.take(pa.array(repeated)), rows.ids.take(pa.array(first[repeated])))
     return [
-        rows.problem(
-            row, "duplicate_id", f"the id {rows.ids[row].as_py()!r} is also on line {rows.lines[first[codes[row]]]}"
-        )
-        for row in np.flatnonzero(repeated).tolist()
+        rows.problem(row, "duplicate_id", f"the id {rows.ids[row].as_py()!r} is also on line {rows.lines[first[row]]}")
+        for row in repeated[same.to_numpy().astype(bool)].tolist()
     ]
 
 
 def _check_files(rows: _Rows, num_workers: int | None, progress: Progress | None) -> list[Problem]:
     """Only whether each recording is there and may be read."""
-    results = map_in_threads(
-        _find_fault, rows.files, num_items=len(rows.files), num_workers=num_workers, progress=progress
-    )
-    faults = {number: fault for number, fault in enumerate(results) if fault is not None}
+    num_files = len(rows.rows_of_file)
+    faults: dict[int, tuple[str, str]] = {}
+    done = 0
+    for found, count in map_in_threads(_find_faults, rows.files(), num_items=num_files, num_workers=num_workers):
+        faults |= {done + place: fault for place, fault in found.items()}
+        done += count
+        if progress is not None:
+            progress(done, num_files)
     affected = np.flatnonzero(np.isin(rows.file, np.fromiter(faults, dtype=np.int64, count=len(faults))))
     return [rows.problem(row, *faults[int(rows.file[row])]) for row in affected.tolist()]
 
 
-def _find_fault(path: str) -> tuple[str, str] | None:
-    if not path or "://" in path:
-        return None
+def _find_faults(files: Sequence[str]) -> tuple[dict[int, tuple[str, str]], int]:
+    """What can be seen to be wrong with files from outside, by place; and how many files these are."""
+    faults: dict[int, tuple[str, str]] = {}
+    for place, path in enumerate(files):
+        if not path or audio_files.is_url(path) or _is_readable(path):
+            continue
+        try:
+            audio_files.check_openable(path)  # says what it is; knows members of archives
+        except RecordingError as error:
+            faults[place] = (error.kind, str(error))
+    return faults, len(files)
+
+
+def _is_readable(path: str) -> bool:
     try:
-        audio_files.check_openable(path)
-    except RecordingError as error:
-        return error.kind, str(error)
-    return None
+        status = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0 and os.access(path, os.R_OK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +361,7 @@ def _check_audio(rows: _Rows, num_workers: int | None, progress: Progress | None
 
 
 def _decode_row(rows: _Rows, row: int) -> _Decoded:
-    path = rows.files[rows.file[row]]
+    path = rows.path(row)
     if not path:
         return _Decoded()
     offset, duration = float(rows.offset[row]), float(rows.duration[row])
