@@ -223,10 +223,7 @@ def load_joined(paths: tuple[Path, ...]) -> Manifest:
         ManifestError: a file cannot be used, or two rows have the same id.
     """
     columns = ["id", "audio_filepath", "sample_rate", "num_samples", "offset", "duration"]
-    parts = []
-    for path in paths:
-        manifest = Manifest.load(path)
-        parts.append(Manifest(manifest.table.select(columns), manifest.folder))
+    parts = [Manifest.load(path).select(columns) for path in paths]
     return parts[0].concat(*parts[1:]) if len(parts) > 1 else parts[0]
 
 

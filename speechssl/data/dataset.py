@@ -71,8 +71,7 @@ class UtteranceReader:
         self._augmenter = augmenter
         self._cache: dict[int, NDArray[np.float32]] = {}
         self._cache_bytes_left = int(cache_megabytes * 1e6)
-        if len(manifest):
-            _ = manifest[0]  # what the manifest prepares for this is then shared by all workers
+        manifest.prepare()  # once, before worker processes are forked
 
     @contextmanager
     def fetched(self, indices: Sequence[int]) -> Iterator[Sequence[Utterance]]:
