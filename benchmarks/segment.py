@@ -157,4 +157,5 @@ if __name__ == "__main__":
             " clips' ends with speech before and after them."
         ),
         rounds=3,
+        timeout=3600,
     )

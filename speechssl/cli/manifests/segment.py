@@ -41,6 +41,9 @@ class SegmentOptions(SegmentConfig):
         super().__post_init__()
         if self.manifest.resolve() == self.output.resolve():
             raise ConfigError("output must not be the manifest itself; the clips need a manifest of their own")
+        for path in (self.output, self.quarantine):
+            if path is not None and path.suffix.lower() not in (".jsonl", ".json", ".parquet"):
+                raise ConfigError(f"{path}: a manifest's name must end in .jsonl, .json or .parquet")
 
 
 def run(words: list[str]) -> int:

@@ -78,6 +78,9 @@ class Augmenter:
         """The waveform f32 `[S]` augmented: finite, contiguous f32 `[S']`, S' at most `max_length_factor` S.
 
         The same array where no effect was drawn; the given one is never written to.
+
+        Raises:
+            AudioError: the storage of the noises cannot be reached; a bad noise raises nothing.
         """
         return self.apply(waveform, utterance_id=utterance_id, epoch=epoch).waveform
 

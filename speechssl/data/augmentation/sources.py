@@ -1,6 +1,7 @@
 """Noises, impulse responses and other talkers: rows of a manifest, read when they are drawn.
 
-A file that cannot be used is noted with its reason and another one is drawn; it never ends a run.
+A file that cannot be used is noted with its reason and another one is drawn; it never ends a run. Storage that cannot
+be reached does.
 Shapes: S samples.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.audio import Waveform, probe, read, read_utterance
+from speechssl.audio import UnreachableError, Waveform, probe, read, read_utterance
 from speechssl.data.augmentation.levels import SILENT_POWER, mean_power, repeat
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.lengths import seconds_to_samples
@@ -148,6 +149,8 @@ class ClipSource:
                 continue
             try:
                 waveform = load(row, utterance, place)
+            except UnreachableError:
+                raise  # another noise would be drawn than the next time, and nothing is known against this one
             except AudioError as error:
                 self._note(row, utterance, str(error))
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from speechssl.audio import Waveform, read_blocks, read_sample_rate
+from speechssl.audio import UnreachableError, Waveform, read_blocks, read_sample_rate
 from speechssl.errors import AudioError, ManifestError
 from speechssl.lengths import seconds_to_samples
 from speechssl.manifest.jsonl import STRING
@@ -107,6 +107,7 @@ def segment_manifest(
 
     Raises:
         ManifestError: labelled rows are too long, the journal is of another job, or no clip is left.
+        AudioError: the storage cannot be reached; a recording that cannot be read raises nothing.
         ConfigError: silero-vad is asked for but not installed.
     """
     config = config or SegmentConfig()
@@ -152,6 +153,8 @@ class _Cutter:
             rate = read_sample_rate(path)
             blocks = self._watched(read_blocks(path, offset=utterance.offset, duration=utterance.duration), rate)
             activity = find_activity(blocks, sample_rate=rate, config=self._config, models=self._models)
+        except UnreachableError:
+            raise
         except AudioError as error:
             finished = Finished(
                 row=row, sample_rate=utterance.sample_rate, num_samples=utterance.num_samples, problem=str(error)

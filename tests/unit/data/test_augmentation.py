@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import correlate
 
-from speechssl.audio import read
+from speechssl.audio import UnreachableError, read
 from speechssl.cli import main
 from speechssl.config import from_dict
 from speechssl.data.augmentation import (
@@ -456,6 +457,19 @@ def test_a_damaged_noise_is_passed_over_counted_and_never_ends_a_run(
     assert again.apply(waveform, utterance_id="u29", epoch=0).to_dict()["noise"] == drawn[29]
 
 
+def test_noises_that_cannot_be_reached_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_manifest(tmp_path, {"noise": white_noise(1.0)})
+    augmenter = Augmenter(AugmentConfig(noise=NoiseConfig(probability=1, manifest=manifest)), sample_rate=RATE, seed=0)
+
+    def fail(utterance: object, sample_rate: int) -> None:
+        raise UnreachableError("s3://noises: no answer", "unreadable")
+
+    monkeypatch.setattr(sources, "read_utterance", fail)
+    with pytest.raises(UnreachableError, match="no answer"):
+        augmenter(white_noise(0.2), utterance_id="u", epoch=0)
+    assert augmenter.problems == {}
+
+
 def test_without_any_usable_source_the_effect_is_left_out_with_the_reason(tmp_path: Path) -> None:
     silent = np.zeros(RATE, dtype=np.float32)
     manifest = write_manifest(tmp_path, {"silent": silent})
@@ -552,6 +566,12 @@ def test_missing_manifests_and_impossible_bands_are_found_before_training(tmp_pa
     with pytest.raises(ConfigError, match="augment.band_mask.width_hz: must be below 4000 Hz, half of the sampling"):
         make(band_mask=BandMaskConfig(probability=0.1, width_hz=(100, 5000)))
     make(noise=NoiseConfig(manifest=missing))  # switched off: not looked at
+
+
+def test_the_configuration_in_the_guide_is_one(repository: Path) -> None:
+    text = (repository / "docs/augmentation.md").read_text().split("```yaml\n")[1].split("```")[0]
+    config = from_dict(AugmentConfig, yaml.safe_load(text)["data"]["augment"])
+    assert config.enabled and config.noise.snr_db == (0.0, 20.0)
 
 
 # To listen to -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speechssl.audio import probe, read, read_blocks, read_sample_rate, resample
+from speechssl.audio import UnreachableError, probe, read, read_blocks, read_sample_rate, resample
 from speechssl.cli import main
 from speechssl.config import from_dict
 from speechssl.errors import AudioError, ConfigError, ManifestError
@@ -467,6 +467,23 @@ def test_a_stopped_job_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     assert opened == []
 
 
+def test_storage_that_cannot_be_reached_ends_the_job_and_blames_no_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = save_recordings(tmp_path, {"a": bursts(2, 1, 2), "b": bursts(2, 1, 2)})
+    journal = tmp_path / "clips.journal"
+
+    def fail_on_b(path: str) -> int:
+        if path.endswith("b.flac"):
+            raise UnreachableError("s3://talks/b.flac: no answer", "unreadable")
+        return read_sample_rate(path)
+
+    monkeypatch.setattr(segment, "read_sample_rate", fail_on_b)
+    with pytest.raises(UnreachableError, match="no answer"):
+        segment_manifest(manifest, journal=journal, num_workers=1)
+    assert [json.loads(line)["row"] for line in journal.read_text().splitlines()[1:]] == [0]
+
+
 def test_a_journal_of_another_job_is_refused(tmp_path: Path) -> None:
     manifest = save_recordings(tmp_path, {"a": bursts(2, 1, 2)})
     journal = tmp_path / "clips.journal"
@@ -562,5 +579,7 @@ def test_the_command_writes_clips_and_sets_aside_what_is_bad(
     assert code == 0 and json.loads(out)["num_clips"] == 2
     code, _, err = run("manifest", "segment", source, "--output", source)
     assert code == 2 and "output must not be the manifest itself" in err
+    code, _, err = run("manifest", "segment", source, "--output", tmp_path / "clips")
+    assert code == 2 and "a manifest's name must end in .jsonl" in err
     code, _, err = run("manifest", "segment", source, "--output", output, "--max_seconds", "1.5")
     assert code == 2 and "half of max_seconds" in err
