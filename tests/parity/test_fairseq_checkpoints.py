@@ -100,6 +100,7 @@ def test_a_fine_tuned_file_gives_what_fairseq2_computes(style: str, tmp_path: Pa
     assert_same_encoder(model.encoder, encoder)
     assert imported.kind == "ctc" and model.dropout == 0.25 and model.normalizer == "letters"
     assert model.vocabulary.decode([1, 5, 2, 3, 6, 4, 8, 7]) == "ET OA"  # <pad> E </s> <unk> T | O A
+    assert model.vocabulary.tokens[:6] == ("<s>", "<pad>", "</s>", "<unk>", "|", "E")
     assert model.vocabulary.blank == 0 and model.vocabulary.encode("eat") == [5, 7, 6]
 
     peer_config = Wav2Vec2AsrConfig(encoder_config=fairseq2_config(style).encoder_config, target_vocab_size=9)
@@ -238,6 +239,16 @@ def test_hubert_and_data2vec_give_what_hugging_face_computes(kind: str, tmp_path
     assert output.layers is not None
     for mine, other in zip([*output.layers[:-1], output.context], theirs, strict=True):
         assert relative_error(mine, other) < 1e-5
+
+
+@torch.no_grad()
+def test_data2vec_without_settings_is_taken_as_published(tmp_path: Path) -> None:
+    """Layer norm on every convolution and yet after each layer's sum."""
+    state = renamed(dict(peer_model("data2vec", torch.float32).state_dict()), layer_norm_convs=True)
+    torch.save({"model": state}, tmp_path / "bare.pt")
+    config = read_fairseq(tmp_path / "bare.pt").config
+    assert (config.conv_norm, config.norm_position, config.normalize_waveform) == ("layer", "post", True)
+    assert config.variant.num_position_layers == 3 and config.position_kernel == 5
 
 
 class Evil:
