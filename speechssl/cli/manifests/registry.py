@@ -59,7 +59,8 @@ SUBCOMMANDS = {
         "keep the utterances that meet conditions; says how many do not meet which",
         "speechssl manifest filter recordings.jsonl --output short.jsonl --min_seconds 1 --max_seconds 30"
         " --language en de\n"
-        "speechssl manifest filter all.parquet --output good.parquet --has_text --where.take 0,1 --where_not.split test",
+        "speechssl manifest filter all.parquet --output good.parquet --has_text --where.take 0,1"
+        " --where_not.split test",
     ),
     "sample": Subcommand(
         "sample",
