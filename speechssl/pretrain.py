@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from speechssl.config import from_dict, to_dict
-from speechssl.data import AudioBatches, DataConfig, EpochCoverage, coverage_file, current_ranks, iterate_once
+from speechssl.data import AudioBatches, DataConfig, EpochCoverage, coverage_path, current_ranks, iterate_once
 from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.interop.model import PretrainingModel
@@ -274,7 +274,7 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
         rank=ranks.rank,
         world_size=ranks.world_size,
         pin_memory=device.type == "cuda",
-        coverage_file=coverage_file(Path(config.run_directory), ranks),
+        coverage_path=coverage_path(Path(config.run_directory), ranks),
     )
     logger.info(
         "pre-training on %.2f hours in %d utterances, %s",

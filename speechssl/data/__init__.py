@@ -2,7 +2,7 @@
 
 from speechssl.data.augmentation import AugmentConfig
 from speechssl.data.batching import BatchPlan
-from speechssl.data.coverage import EpochCoverage, coverage_file
+from speechssl.data.coverage import EpochCoverage, coverage_path
 from speechssl.data.dataset import UtteranceReader
 from speechssl.data.loader import AudioBatches, LabeledBatches
 from speechssl.data.once import iterate_once
@@ -18,7 +18,7 @@ __all__ = [
     "LabeledBatches",
     "Ranks",
     "UtteranceReader",
-    "coverage_file",
+    "coverage_path",
     "current_ranks",
     "iterate_once",
 ]

@@ -94,30 +94,47 @@ class EpochCoverage:
 _SUMMED = ("num_batches", "planned", "delivered", "repeated", "seconds", "padded_seconds", "source_seconds")
 
 
-def coverage_file(run_directory: Path, ranks: Ranks) -> Path:
+def coverage_path(run_directory: Path, ranks: Ranks) -> Path:
     """Where a rank of a run records what it was handed: `coverage.jsonl`, or `coverage.rank1.jsonl` and so on."""
     return run_directory / (f"coverage.rank{ranks.rank}.jsonl" if ranks.rank else "coverage.jsonl")
 
 
-def record_coverage(path: Path, coverage: EpochCoverage) -> None:
-    """Add a line of JSON to `path`; it replaces what was written of the same epoch from the same place on or later.
+class CoverageFile:
+    """A file with a line of JSON for each epoch, or part of an epoch, that a rank was handed.
 
-    So an epoch that a killed run went through once more is not told twice.
+    With its first line a process takes out what an earlier one wrote of the same place or later ones: a run that was
+    killed goes through them again.
     """
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            values = json.loads(line)
-            if values["epoch"] < coverage.epoch or (
-                values["epoch"] == coverage.epoch and values["first_place"] < coverage.first_place
-            ):
-                kept.append(line)
-    shares = {"padding_share": coverage.padding_share, "cropped_share": coverage.cropped_share}
-    kept.append(json.dumps({**asdict(coverage), **shares}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    temporary.replace(path)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_trimmed = False
+
+    def write(self, coverage: EpochCoverage) -> None:
+        """Add a line."""
+        if not self._is_trimmed:
+            self._trim(coverage.epoch, coverage.first_place)
+            self._is_trimmed = True
+        shares = {"padding_share": coverage.padding_share, "cropped_share": coverage.cropped_share}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**asdict(coverage), **shares}) + "\n")
+
+    def _trim(self, epoch: int, first_place: int) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _place(line) < (epoch, first_place)]
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+
+def _place(line: str) -> tuple[float, float]:
+    """Where the part of an epoch began that a line tells of; a torn line is taken out."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return float("inf"), 0
+    return values["epoch"], values["first_place"]
 
 
 class ProblemLog:

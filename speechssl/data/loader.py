@@ -8,6 +8,8 @@ steps. What a run must remember to go on, with any number of ranks, is how many 
 
 import itertools
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from speechssl.data.augmentation import Augmenter
 from speechssl.data.batching import BatchPlan
 from speechssl.data.collate import batch_bytes
-from speechssl.data.coverage import MAX_PROBLEMS, EpochCoverage, ProblemLog, record_coverage
+from speechssl.data.coverage import MAX_PROBLEMS, CoverageFile, EpochCoverage, ProblemLog
 from speechssl.data.dataset import TOO_SHORT, UtteranceReader, too_short
 from speechssl.data.making import Batch, BatchMaker, Crops, Labeled, Made, Recipe, Request
 from speechssl.data.settings import DataConfig
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MIN_SECONDS_BETWEEN_LINES = 10.0
+"""Epochs may be as short as one batch; so the log does not tell of all of them."""
+
 
 class BatchStream(Generic[Batch]):
     """What both kinds of streams have in common; made by `AudioBatches` and `LabeledBatches`.
@@ -44,14 +49,16 @@ class BatchStream(Generic[Batch]):
 
     def __init__(
         self, manifest: "Manifest", config: DataConfig, reader: UtteranceReader, recipe: Recipe[Batch], *,
-        max_seconds: float, seed: int, rank: int, world_size: int, pin_memory: bool, coverage_file: Path | None,
+        max_seconds: float, seed: int, rank: int, world_size: int, pin_memory: bool, coverage_path: Path | None,
     ) -> None:  # fmt: skip
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be from 0 to {world_size - 1} of {world_size} ranks, but is {rank}")
         self.manifest = manifest
         self.rank = rank
         self.world_size = world_size
-        self._coverage_file = coverage_file
+        self._coverage_path = coverage_path
+        self._coverage_file: CoverageFile | None = None
+        self._told_at = -math.inf
         self._num_workers = config.num_workers
         self._batch_bytes = batch_bytes(config.batch_seconds, reader.sample_rate)
         self._pin_memory = pin_memory
@@ -130,6 +137,7 @@ class BatchStream(Generic[Batch]):
             UnreachableError: the storage cannot be reached.
         """
         self._coverage = []
+        self._coverage_file = None if self._coverage_path is None else CoverageFile(self._coverage_path)
         try:
             made = read_ahead(
                 self._maker, self._requests(start), num_workers=self._num_workers, result_bytes=self._batch_bytes
@@ -137,6 +145,10 @@ class BatchStream(Generic[Batch]):
             with closing(made):
                 for item in made:
                     self._log.add(item.problems)
+                    if item.substitute is not None:
+                        logger.warning(
+                            "nothing of batch %d can be read; batch %d is repeated for it", item.number, item.substitute
+                        )
                     self._cover(item, start)
                     yield cast(Batch, item.batch.pin_memory()) if self._pin_memory else item.batch
         finally:
@@ -160,13 +172,15 @@ class BatchStream(Generic[Batch]):
         part = replace(part, ended=self.plan.epoch(made.number + self.world_size) > part.epoch)
         self._coverage.append(part)
         if part.ended:
-            share = f" (rank {self.rank} of {self.world_size})" if self.world_size > 1 else ""
-            logger.info("%s%s", part.describe(), share)
+            if time.monotonic() - self._told_at >= MIN_SECONDS_BETWEEN_LINES:
+                share = f" (rank {self.rank} of {self.world_size})" if self.world_size > 1 else ""
+                logger.info("%s%s", part.describe(), share)
+                self._told_at = time.monotonic()
             self._record(part)
 
     def _record(self, coverage: EpochCoverage) -> None:
         if self._coverage_file is not None:
-            record_coverage(self._coverage_file, coverage)
+            self._coverage_file.write(coverage)
 
 
 class AudioBatches(BatchStream[AudioBatch]):
@@ -185,19 +199,19 @@ class AudioBatches(BatchStream[AudioBatch]):
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
-        coverage_file: Path | None = None,
+        coverage_path: Path | None = None,
     ) -> None:
         """Batches of `manifest` at `sample_rate` Hz for one of `world_size` ranks.
 
         Clips below `min_num_samples` are left out and counted. `pin_memory` is for training on a GPU. A line of JSON
-        for each epoch goes to `coverage_file`, if given; see `EpochCoverage`.
+        for each epoch goes to `coverage_path`, if given; see `EpochCoverage`.
         """
         if len(manifest) == 0:
             raise ConfigError("the training manifest has no rows; build it from a folder that holds recordings")
         reader = _reader(manifest, config, sample_rate=sample_rate, min_num_samples=min_num_samples, seed=seed)
         super().__init__(
             manifest, config, reader, Crops(reader, config.max_crop_seconds), max_seconds=config.max_crop_seconds,
-            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory, coverage_file=coverage_file,
+            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory, coverage_path=coverage_path,
         )  # fmt: skip
 
     def describe(self) -> str:
@@ -221,7 +235,7 @@ class LabeledBatches(BatchStream[LabeledBatch]):
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
-        coverage_file: Path | None = None,
+        coverage_path: Path | None = None,
     ) -> None:
         """Like `AudioBatches`; `labels[i]` belongs to row i."""
         if len(manifest) == 0:
@@ -230,7 +244,7 @@ class LabeledBatches(BatchStream[LabeledBatch]):
         reader = _reader(manifest, config, sample_rate=sample_rate, min_num_samples=min_num_samples, seed=seed)
         super().__init__(
             manifest, config, reader, Labeled(reader, labels), max_seconds=float("inf"),
-            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory, coverage_file=coverage_file,
+            seed=seed, rank=rank, world_size=world_size, pin_memory=pin_memory, coverage_path=coverage_path,
         )  # fmt: skip
 
     def describe(self) -> str:

@@ -4,7 +4,6 @@ All of this runs in the worker processes.
 """
 
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from speechssl.data.dataset import Clip, Unreadable, UtteranceReader
 from speechssl.errors import TrainingError
 from speechssl.types import AudioBatch, LabeledBatch, Utterance
 
-logger = logging.getLogger(__name__)
 Batch = TypeVar("Batch", bound=AudioBatch | LabeledBatch)
 MadeBatch = TypeVar("MadeBatch", bound=AudioBatch | LabeledBatch, covariant=True)
 
@@ -59,9 +57,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Made(Generic[Batch]):
-    """A batch, what it covers and what is missing from it."""
+    """A batch, what it covers and what is missing from it; `substitute` is the batch that was made in its place."""
 
     number: int
+    substitute: int | None
     batch: Batch
     coverage: EpochCoverage
     problems: list[Unreadable]
@@ -89,8 +88,9 @@ class BatchMaker(Generic[Batch]):
         random = np.random.default_rng([self._seed, _CROP_SEED, request.number])
         rows, problems = self._read(request.rows, request.epoch, random)
         delivered = len(rows)
+        substitute = None
         if not rows:
-            rows = self._substitute(request, random, problems[0])
+            substitute, rows = self._substitute(request, random, problems[0])
         batch = self._recipe.collate(rows, random)
         audio = batch.audio if isinstance(batch, LabeledBatch) else batch
         coverage = EpochCoverage(
@@ -104,7 +104,7 @@ class BatchMaker(Generic[Batch]):
             padded_seconds=audio.waveform.numel() / audio.sample_rate,
             source_seconds=sum(row.clip.source_seconds for row in rows),
         )
-        return Made(number=request.number, batch=batch, coverage=coverage, problems=problems)
+        return Made(number=request.number, substitute=substitute, batch=batch, coverage=coverage, problems=problems)
 
     def _read(
         self, rows: NDArray[np.int64], epoch: int, random: np.random.Generator
@@ -120,14 +120,13 @@ class BatchMaker(Generic[Batch]):
                     problems.append(found)
         return read, problems
 
-    def _substitute(self, request: Request, random: np.random.Generator, problem: Unreadable) -> list[Row]:
+    def _substitute(self, request: Request, random: np.random.Generator, problem: Unreadable) -> tuple[int, list[Row]]:
         """Another batch of the epoch, cropped anew: every rank has something to do in every step, whatever is lost."""
         tried = 0
         for number in itertools.islice(self._plan.substitutes(request.number), MAX_SUBSTITUTES):
             rows, _ = self._read(self._rows_of(number), request.epoch, random)
             if rows:
-                logger.warning("nothing of batch %d can be read; batch %d is repeated for it", request.number, number)
-                return rows
+                return number, rows
             tried += 1
         everything = tried + 1 == self._plan.num_batches
         what = (

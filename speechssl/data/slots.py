@@ -35,8 +35,8 @@ class Slots:
         self._free = deque(range(num_slots if slot_bytes else 0))
 
     def take(self) -> int | None:
-        """A free slot, if there is one."""
-        return self._free.popleft() if self._free else None
+        """A free slot, if there is one: the one used last, which is in the processor's cache and in memory."""
+        return self._free.pop() if self._free else None
 
     def dumps(self, result: Any, slot: int | None) -> bytes:
         """Pickle a result; its first large tensor that fits goes into the slot."""

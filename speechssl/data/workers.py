@@ -4,6 +4,7 @@ The requests are dealt out in turn. Each worker has a few of them waiting, so wh
 of the results is that of the requests, whoever is faster.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,9 +13,12 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
@@ -121,12 +125,14 @@ class _Worker:
         try:
             if not self.connection.poll():
                 raise EOFError
-            result = self._slots.loads(self.connection.recv_bytes(), self._taken.popleft())
+            answer: _Answer = self._slots.loads(self.connection.recv_bytes(), self._taken.popleft())
         except (EOFError, OSError):
             raise self._fault() from None
-        if isinstance(result, _Failure):
-            raise result.error
-        return result
+        for record in answer.log:
+            logging.getLogger(record.name).handle(record)
+        if isinstance(answer.result, _Failure):
+            raise answer.result.error
+        return answer.result
 
     def _fault(self) -> TrainingError:
         self.process.join(timeout=1)
@@ -144,11 +150,19 @@ class _Worker:
         )
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What `make` returned, or a `_Failure`, and what was logged meanwhile."""
+
+    result: Any
+    log: tuple[logging.LogRecord, ...]
+
+
+@dataclass(frozen=True)
 class _Failure:
     """What `make` raised, on its way to the process that asked."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    error: Exception
 
 
 def _serve(
@@ -162,19 +176,37 @@ def _serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     slots = slots or Slots(0, 0)
+    logged = _collect_log()
     try:
         while True:
             slot, request = connection.recv()
             try:
-                message = slots.dumps(make(request), slot)
+                message = slots.dumps(_Answer(make(request), tuple(_drained(logged))), slot)
             except SpeechSSLError as error:
-                message = slots.dumps(_Failure(error), None)
+                message = slots.dumps(_Answer(_Failure(error), tuple(_drained(logged))), None)
             except Exception:
                 what = f"in a process that reads recordings:\n{traceback.format_exc()}"
-                message = slots.dumps(_Failure(RuntimeError(what)), None)
+                message = slots.dumps(_Answer(_Failure(RuntimeError(what)), tuple(_drained(logged))), None)
             connection.send_bytes(message)
     except (EOFError, OSError):
         os._exit(0)
+
+
+def _collect_log() -> "SimpleQueue[logging.LogRecord]":
+    """Where all that is logged from now on goes: the parent's handlers may hold locks that a fork left shut."""
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    loggers = [logging.getLogger(), *(logging.getLogger(name) for name in logging.root.manager.loggerDict)]
+    for logger in loggers:
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger().addHandler(QueueHandler(records))
+    return records
+
+
+def _drained(records: "SimpleQueue[logging.LogRecord]") -> Iterator[logging.LogRecord]:
+    """All that has come, taken out."""
+    while not records.empty():
+        yield records.get()
 
 
 def _end_with_parent() -> None:

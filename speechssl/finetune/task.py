@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from speechssl.asr import CtcModel
 from speechssl.ctc import ctc_nll, greedy_decode, required_frames_batch
-from speechssl.data import EpochCoverage, LabeledBatches, coverage_file, current_ranks, iterate_once
+from speechssl.data import EpochCoverage, LabeledBatches, coverage_path, current_ranks, iterate_once
 from speechssl.encoder import EncoderConfig
 from speechssl.errors import AudioError
 from speechssl.finetune.config import FinetuneConfig
@@ -60,7 +60,7 @@ class CtcTask:
             rank=ranks.rank,
             world_size=ranks.world_size,
             pin_memory=model.device.type == "cuda",
-            coverage_file=coverage_file(config.run_directory, ranks),
+            coverage_path=coverage_path(config.run_directory, ranks),
         )
         logger.info("%d training utterances, %s", len(train_data.manifest), self._stream.describe())
         self._short: dict[str, str] = {}

@@ -13,8 +13,8 @@ import soundfile
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from speechssl.data import AudioBatches, DataConfig, EpochCoverage, LabeledBatches, Ranks, coverage_file
-from speechssl.data.coverage import MAX_WARNINGS, ProblemLog, record_coverage
+from speechssl.data import AudioBatches, DataConfig, EpochCoverage, LabeledBatches, Ranks, coverage_path
+from speechssl.data.coverage import MAX_WARNINGS, CoverageFile, ProblemLog
 from speechssl.data.dataset import Unreadable
 from speechssl.data.loader import BatchStream
 from speechssl.errors import ConfigError, TrainingError
@@ -226,11 +226,11 @@ def test_the_summary_names_everything() -> None:
 
 
 def test_each_epoch_leaves_a_line(recording: Path, tmp_path: Path) -> None:
-    path = coverage_file(tmp_path / "run", Ranks())
+    path = coverage_path(tmp_path / "run", Ranks())
     manifest = manifest_of([(READABLE, 0.1)] * 4 + [(MISSING, 0.1)], recording)
     stream = AudioBatches(
         manifest, DataConfig(max_batch_size=1, num_workers=0), sample_rate=RATE, min_num_samples=400, seed=0,
-        coverage_file=path,
+        coverage_path=path,
     )  # fmt: skip
     batches = stream.batches()
     for _ in range(5 + 3):
@@ -240,23 +240,32 @@ def test_each_epoch_leaves_a_line(recording: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["epoch"], line["ended"], line["planned"]) for line in lines] == [(0, True, 5), (1, False, 3)]
     assert lines[0]["left_out"] == {"missing": 1} and {"padding_share", "cropped_share"} <= lines[0].keys()
-    assert coverage_file(tmp_path, Ranks(rank=3, world_size=4)).name == "coverage.rank3.jsonl"
+    assert coverage_path(tmp_path, Ranks(rank=3, world_size=4)).name == "coverage.rank3.jsonl"
 
 
 def test_what_a_killed_run_goes_through_again_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "coverage.jsonl"
-    for part in [
-        EpochCoverage(epoch=0, ended=True),
-        EpochCoverage(epoch=1, planned=5),  # killed here; the last checkpoint is from place 2 of epoch 1
-        EpochCoverage(epoch=1, first_place=2, ended=True),
-        EpochCoverage(epoch=2, ended=True),  # killed again, and resumed from the same checkpoint
-        EpochCoverage(epoch=1, first_place=2, ended=True),
-    ]:
-        record_coverage(path, part)
+    first, second, third = CoverageFile(path), CoverageFile(path), CoverageFile(path)
+    first.write(EpochCoverage(epoch=0, ended=True))
+    first.write(EpochCoverage(epoch=1, planned=5))
+    with path.open("a") as file:
+        file.write('{"epoch": 1, "firs')  # killed here; the last checkpoint is from place 2 of epoch 1
+    second.write(EpochCoverage(epoch=1, first_place=2, ended=True))
+    second.write(EpochCoverage(epoch=2, ended=True))  # killed again, and resumed from the same checkpoint
+    third.write(EpochCoverage(epoch=1, first_place=2, ended=True))
     told = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["epoch"], line["first_place"], line["ended"]) for line in told] == [
         (0, 0, True), (1, 0, False), (1, 2, True),
     ]  # fmt: skip
+
+
+def test_epochs_of_one_batch_do_not_fill_the_log(recording: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    stream = make_stream(manifest_of([(READABLE, 0.1)], recording), DataConfig(num_workers=0), labeled=False)
+    for _ in zip(range(50), stream.batches(), strict=False):
+        pass
+    assert len(stream.coverage) == 50 and all(part.ended for part in stream.coverage)
+    assert len(caplog.records) == 1
 
 
 def test_a_thousand_bad_recordings_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:

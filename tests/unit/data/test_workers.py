@@ -2,6 +2,7 @@
 
 import faulthandler
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -129,6 +130,41 @@ def test_other_errors_bring_their_traceback() -> None:
         RuntimeError, match=r"(?s)in a process that reads recordings:.*fails_at_three.*KeyError: 'a bug'"
     ):
         list(read_ahead(fails_at_three, [4], num_workers=1))
+
+
+def logs(number: int) -> int:
+    logging.getLogger("speechssl.somewhere").warning("number %d", number)
+    if number == 2:
+        raise RecordingError("gone", "missing")
+    return number
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_workers_log_comes_in_the_parent_in_order(num_workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RecordingError):
+        list(read_ahead(logs, range(5), num_workers=num_workers))
+    assert [record.getMessage() for record in caplog.records] == ["number 0", "number 1", "number 2"]
+    assert {record.name for record in caplog.records} == {"speechssl.somewhere"}
+
+
+def test_what_workers_log_reaches_the_handlers_of_the_command_line() -> None:
+    """They sit on the logger of the project, which hands nothing on to others."""
+    seen: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    project = logging.getLogger("speechssl")
+    handler = Handler()
+    before = project.propagate, list(project.handlers)
+    project.propagate, project.handlers = False, [handler]
+    try:
+        with pytest.raises(RecordingError):
+            list(read_ahead(logs, range(5), num_workers=1))
+    finally:
+        project.propagate, project.handlers = before
+    assert seen == ["number 0", "number 1", "number 2"]
 
 
 def killed_at_five(number: int) -> int:
