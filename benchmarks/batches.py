@@ -270,6 +270,7 @@ if __name__ == "__main__":
         cases,
         run,
         title="Batches",
+        timeout=1200.0,
         notes=__doc__.split("\n\n")[1].replace("\n", " "),
         columns=[
             "padding_percent", "slowest_rank_over_mean", "rows_not_delivered_once", "num_batches",
