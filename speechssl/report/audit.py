@@ -8,6 +8,7 @@ import numpy as np
 
 from speechssl import audio
 from speechssl.errors import AudioError
+from speechssl.manifest.audit.content import HOW
 from speechssl.manifest.audit.findings import KINDS, QUALITY_KINDS, TEXT_KINDS, Finding
 from speechssl.manifest.audit.measures import MEASURES
 from speechssl.manifest.audit.settings import LEAK_KINDS
@@ -15,8 +16,10 @@ from speechssl.report.figures import LINE_STYLES, colour, drawing, inline_svg, p
 from speechssl.report.page import (
     Cell,
     Highlight,
+    Markup,
     Section,
     details,
+    escape,
     key_values,
     note,
     paragraph,
@@ -91,49 +94,68 @@ def _leak_section(report: "AuditReport") -> Section:
         verdict = "allowed" if leak.kind in report.config.allow else "leak"
         for name, other, count, hours in report.leak_counts(leak):
             share = 100 * count / max(1, len(report.rows.manifests[report.rows.names.index(name)]))
-            rows.append((LEAK_KINDS[leak.kind], name, other, f"{count:,}", f"{share:.1f} %", f"{hours:.2f}", verdict))
+            rows.append((leak.kind, name, other, f"{count:,}", f"{share:.1f} %", f"{hours:.2f}", verdict))
     headers = ("Shared", "Rows of", "With", "Utterances", "Share", "Hours", "")
     parts = [table(headers, rows)] if rows else [paragraph("The manifests share nothing that was looked for.")]
     if len(report.rows.names) < 2:
         parts = [paragraph("One manifest was audited, so there was nothing to compare it with.")]
     if report.scanned is None:
         parts.append(note("Recordings were not decoded: shared audio is told by files and offsets alone."))
-    examples = [(leak.kind, "; ".join(leak.examples)) for leak in report.leaks if leak.examples]
+    examples = [(leak.kind, LEAK_KINDS[leak.kind], _short("; ".join(leak.examples), 300)) for leak in report.leaks]
+    examples = [example for example, leak in zip(examples, report.leaks, strict=True) if leak.rows.any()]
     if examples:
-        parts.append(details("Examples of each kind", table(("Kind", "Examples"), examples)))
+        parts.append(details("What each kind is, with examples", table(("Kind", "What it is", "Examples"), examples)))
     if len(report.pairs):
-        parts.append(_pair_table(report))
+        parts += _pairs(report)
     variants = [(", ".join(map(repr, names)),) for names in report.speaker_variants]
     if variants:
         parts.append(table(("Speakers that differ in case or spaces alone",), variants))
     return section("Leaks between manifests", *parts, anchor="leaks")
 
 
-def _pair_table(report: "AuditReport") -> str:
+def _pairs(report: "AuditReport") -> list[str]:
+    """The first pairs of recordings to listen to, and more of them as a table."""
     numbers = report.telling_pairs(MAX_PAIRS)
-    rows: list[tuple[Cell, ...]] = []
-    for place, (number, pair) in enumerate(zip(numbers.tolist(), report.describe_pairs(numbers), strict=True)):
-        first, second = pair["first"], pair["second"]
+    pairs = report.describe_pairs(numbers)
+    cards = []
+    for number, pair in zip(numbers[:MAX_PLAYED_PAIRS].tolist(), pairs, strict=False):
         start = pair["start_seconds"]
-        played: list[Cell] = ["", ""]
-        if place < MAX_PLAYED_PAIRS and report.scanned is not None:
-            played = [
-                _play(report, int(report.pairs.first[number]), start),
-                _play(report, int(report.pairs.second[number]), start - pair["offset_seconds"]),
-            ]
-        rows.append(
-            (
-                f"{first['manifest']}: {first['id']}",
-                f"{second['manifest']}: {second['id']}",
-                pair["how"],
-                f"{pair['seconds']:.2f}",
-                f"{pair['offset_seconds']:.3f}",
-                f"{pair['score']:.2f}",
-                *played,
-            )
+        sides = (
+            ("first", int(report.pairs.first[number]), start),
+            ("second", int(report.pairs.second[number]), start - pair["offset_seconds"]),
         )
-    headers = ("Recording", "Shares audio with", "How", "Seconds", "Later by (s)", "Score", "Listen", "")
-    return table(headers, rows, caption=f"{len(rows)} of {len(report.pairs):,} pairs; the JSON holds all of them.")
+        lines = "".join(
+            f'<div class="arm"><b>{escape(pair[side]["manifest"])}</b><div class="scroll">'
+            f"{escape(pair[side]['id'])}{_heard(report, row, begin)}</div></div>"
+            for side, row, begin in sides
+        )
+        said = f"{HOW[pair['how']]}: {pair['seconds']:.2f} s, score {pair['score']:.2f}"
+        cards.append(f'<div class="utterance"><h4>{escape(said)}</h4>{lines}</div>')
+    headers = ("Seconds", "Later by (s)", "Score", "How", "Recording", "Shares audio with")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            f"{pair['seconds']:.2f}",
+            f"{pair['offset_seconds']:.3f}",
+            f"{pair['score']:.2f}",
+            pair["how"],
+            _short(f"{pair['first']['manifest']}: {pair['first']['id']}"),
+            _short(f"{pair['second']['manifest']}: {pair['second']['id']}"),
+        )
+        for pair in pairs
+    ]
+    caption = f"{len(rows):,} of {len(report.pairs):,} pairs; the JSON holds all of them."
+    return ["<h3>Recordings in common</h3>", *cards, details("More pairs", table(headers, rows, caption=caption))]
+
+
+def _heard(report: "AuditReport", row: int, start: float) -> str:
+    cell = _play(report, row, start) if report.scanned is not None else None
+    return cell.html if isinstance(cell, Markup) else ""
+
+
+def _short(text: str, length: int = 60) -> Markup:
+    """A text that may be broken anywhere and is cut in its middle when long; the whole is its tool tip."""
+    shown = text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}"
+    return Markup(f'<span class="breakable" title="{escape(text)}">{escape(shown)}</span>')
 
 
 def _finding_section(report: "AuditReport", title: str, kinds: Mapping[str, str]) -> Section:
@@ -145,8 +167,8 @@ def _finding_section(report: "AuditReport", title: str, kinds: Mapping[str, str]
     for finding in findings:
         counts = report.rows.counts(finding.rows)
         shares = [f"{count:,} ({100 * count / max(1, total[name]):.1f} %)" for name, count in counts.items()]
-        rows.append((finding.kind, KINDS[finding.kind], *shares))
-    parts = [table(("Finding", "What it is", *report.rows.names), rows)]
+        rows.append((finding.kind, *shares, KINDS[finding.kind]))
+    parts = [table(("Finding", *report.rows.names, "What it is"), rows)]
     parts += [
         details(f"{finding.kind}: the worst of {len(finding):,}", _examples(report, finding)) for finding in findings
     ]
@@ -158,20 +180,22 @@ def _finding_section(report: "AuditReport", title: str, kinds: Mapping[str, str]
 
 
 def _examples(report: "AuditReport", finding: Finding) -> str:
-    shown = finding.rows[:MAX_EXAMPLES]
+    _, first = np.unique(report.rows.span_of[finding.rows], return_index=True)  # a recording in two manifests: once
+    places = np.sort(first)[:MAX_EXAMPLES]
+    shown = finding.rows[places]
     ids = report.rows.ids(shown)
     is_text = finding.kind in TEXT_KINDS
     texts = report.rows.values("text", shown) if is_text else []
     rows: list[tuple[Cell, ...]] = []
     for place, row in enumerate(shown.tolist()):
-        cells: list[Cell] = [f"{report.rows.name(row)}: {ids[place]}", finding.said(place)]
+        cells: list[Cell] = [report.rows.name(row), _short(ids[place]), _short(finding.said(int(places[place])))]
         if is_text:
-            cells.append(str(texts[place] or ""))
+            cells.append(_short(str(texts[place] or ""), 200))
         heard = finding.kind not in TEXT_KINDS or finding.kind in ("speech_rate", "other_language")
         if report.scanned is not None and heard and finding.kind != "unreadable":
             cells.append(_play(report, row, None) if place < MAX_PLAYED else "")
         rows.append(tuple(cells))
-    headers = ["Utterance", "Found", *(["Text"] if is_text else [])]
+    headers = ["Manifest", "Utterance", "Found", *(["Text"] if is_text else [])]
     return table([*headers, *["Listen"] * (len(rows[0]) - len(headers))], rows)
 
 

@@ -82,6 +82,7 @@ summary { cursor: pointer; color: var(--accent); }
 .delete span:first-child { text-decoration: line-through; }
 .insert { background: var(--good); color: var(--good-ink); }
 .key .word { flex-direction: row; }
+.breakable { overflow-wrap: anywhere; display: inline-block; min-width: 9em; }
 audio { height: 34px; width: 230px; max-width: 100%; display: block; }
 footer { border-top: 1px solid var(--rule); padding-top: 14px; color: var(--soft); font-size: .85rem; }
 @media (min-width: 1120px) {

@@ -12,6 +12,8 @@ from speechssl.errors import ConfigError
 from speechssl.manifest import AuditConfig, AuditReport, audit_manifests
 from speechssl.manifest.audit import KINDS, LEAK_KINDS, Thresholds, load_named, write_cleaned
 
+_MAX_COLUMNS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
@@ -142,13 +144,16 @@ def _print_pairs(report: AuditReport, limit: int) -> None:
 def _print_findings(report: AuditReport) -> None:
     lines: list[tuple[Cell, ...]] = []
     for finding in report.findings:
-        counts = report.rows.counts(finding.rows)
-        worst = f"{report.rows.ids(finding.rows[:1])[0]}: {finding.said(0)}"
-        lines.append((finding.kind, *counts.values(), worst if len(worst) < 70 else worst[:67] + "..."))
-    if lines:
-        table("findings", ("kind", *report.rows.names, "worst"), lines)
-        for finding in report.findings:
-            say(f"{finding.kind}: {KINDS[finding.kind]}")
+        counts = report.rows.counts(finding.rows).values()
+        total = len(finding)
+        lines.append((finding.kind, *(counts if len(counts) <= _MAX_COLUMNS else ()), total))
+    if not lines:
+        return
+    names = report.rows.names if len(report.rows.names) <= _MAX_COLUMNS else ()
+    table("findings, in utterances", ("kind", *names, "all"), lines)
+    for finding in report.findings:
+        worst = f"{report.rows.ids(finding.rows[:1])[0]}: {finding.said(0)}".rstrip(": ")
+        say(f"{finding.kind}: {KINDS[finding.kind]}; {worst if len(worst) < 150 else worst[:147] + '...'}")
 
 
 @contextmanager

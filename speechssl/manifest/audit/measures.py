@@ -15,14 +15,14 @@ from speechssl.audio import Waveform
 
 MEASURES: Mapping[str, tuple[str, str]] = {
     "seconds": ("s", "length of what was decoded"),
-    "level_dbfs": ("dBFS", "RMS of the active blocks, as in ITU-T P.56 but with a threshold by block"),
+    "level_dbfs": ("dBFS", "RMS of the active blocks, or of all where none is; ITU-T P.56 with a threshold by block"),
     "dc_share": ("of the active RMS", "mean of the samples, the worst channel's"),
     "flat_share": (
         "of the samples",
         "samples in runs of 3 or more within 0.1 % of the channel's extremes",
     ),
     "flat_runs": ("", "number of such runs"),
-    "ceiling_share": ("of the loud blocks", "blocks whose peak is within 10 % of the recording's peak"),
+    "crowding": ("", "blocks with a peak of 0.8 or more of the peaks' 95th percentile, for each one with 0.4 to 0.8"),
     "loud_blocks": ("", "blocks of 10 ms whose peak is above a tenth of the recording's peak"),
     "bandwidth_hz": (
         "Hz",
@@ -47,12 +47,12 @@ IDENTICAL_CHANNELS, DEAD_CHANNEL = 1, 2
 
 _BLOCK_SECONDS = 0.010
 _ACTIVE_RANGE_DB = 40.0
-"""Activity is at most this far below the loud blocks (95th percentile)..."""
+"""Activity is at most this far below the loud blocks, whose median holds half of the energy..."""
 _ACTIVE_FRACTION = 0.35
 """...and at least this part of the way from the quiet blocks (5th percentile) to the loud ones."""
 _MIN_RANGE_DB = 6.0
 """Where quiet and loud blocks are nearer than this, nothing tells them apart: all count as active."""
-_MIN_ACTIVE_BLOCKS = 3
+_MIN_ACTIVE_BLOCKS = 5
 _MIN_BACKGROUND = 5
 _FLAT_TOLERANCE = 1e-3
 _FLAT_RUN = 3
@@ -75,7 +75,7 @@ def measure(channels: Waveform, sample_rate: int) -> Values:
     centred = mono - mono.mean(dtype=np.float64).astype(np.float32)
     power = block_power(centred, sample_rate)
     active = active_blocks(power)
-    level = float(np.sqrt(power[active].mean())) if active.any() else 0.0
+    level = float(np.sqrt(power[active].mean() if active.any() else power.mean()))
     return {
         "seconds": len(mono) / sample_rate,
         "level_dbfs": _decibel(level**2),
@@ -105,7 +105,7 @@ def active_blocks(power: Floats) -> Mask:
     level = 10 * np.log10(np.maximum(smooth, 10 ** (FLOOR_DB / 10)))
     if level.max() <= FLOOR_DB:
         return np.zeros(len(power), dtype=bool)
-    quiet, loud = np.percentile(level, [5, 95])
+    quiet, loud = float(np.percentile(level, 5)), _energetic_level(smooth)
     if loud - quiet < _MIN_RANGE_DB:
         return np.ones(len(power), dtype=bool)
     threshold = max(loud - _ACTIVE_RANGE_DB, quiet + _ACTIVE_FRACTION * (loud - quiet))
@@ -114,6 +114,13 @@ def active_blocks(power: Floats) -> Mask:
         if end - start < _MIN_ACTIVE_BLOCKS:
             active[start:end] = False
     return active
+
+
+def _energetic_level(power: Floats) -> float:
+    """Level in dB of the block at which blocks from the loudest one on hold half of the energy."""
+    ordered = np.sort(power)[::-1]
+    half = int(np.searchsorted(np.cumsum(ordered), 0.5 * ordered.sum()))
+    return _decibel(float(ordered[half]))
 
 
 def runs(mask: Mask) -> npt.NDArray[np.int64]:
@@ -150,9 +157,9 @@ def _spectrogram(waveform: Waveform, size: int, hop: int) -> tuple[npt.NDArray[n
 
 
 def _clipping(channels: Waveform, sample_rate: int) -> Values:
-    """Flat tops, and how many blocks reach the ceiling, of the worst channel."""
+    """Flat tops, and how the peaks of the blocks crowd, of the worst channel."""
     size = max(1, round(sample_rate * _BLOCK_SECONDS))
-    worst = {"flat_share": 0.0, "flat_runs": 0.0, "ceiling_share": 0.0, "loud_blocks": 0.0}
+    worst = {"flat_share": 0.0, "flat_runs": 0.0, "crowding": 0.0, "loud_blocks": 0.0}
     for channel in channels.T:
         lengths = np.concatenate([_flat_runs(channel), _flat_runs(-channel)])
         if len(lengths) >= worst["flat_runs"]:
@@ -160,10 +167,21 @@ def _clipping(channels: Waveform, sample_rate: int) -> Values:
         count = len(channel) // size
         peaks = np.abs(channel[: count * size]).reshape(count, size).max(axis=1)
         loud = peaks[peaks > 0.1 * peaks.max(initial=0.0)]
-        share = float((loud > 0.9 * peaks.max(initial=0.0)).mean()) if len(loud) else 0.0
-        if share >= worst["ceiling_share"]:
-            worst |= {"ceiling_share": share, "loud_blocks": float(len(loud))}
+        crowding = _crowding(loud) if len(loud) else 0.0
+        if crowding >= worst["crowding"]:
+            worst |= {"crowding": crowding, "loud_blocks": float(len(loud))}
     return worst
+
+
+def _crowding(peaks: Waveform) -> float:
+    """How many peaks are near the highest usual one for each that is lower.
+
+    Speech has ever fewer peaks towards the top. A ceiling crowds them there, and they stay there when a codec makes
+    the flat tops round.
+    """
+    usual = float(np.percentile(peaks, 95))
+    high, middle = np.count_nonzero(peaks >= 0.8 * usual), np.count_nonzero(peaks >= 0.4 * usual)
+    return (high + 0.5) / (middle - high + 0.5)
 
 
 def _flat_runs(channel: Waveform) -> npt.NDArray[np.int64]:

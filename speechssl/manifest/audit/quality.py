@@ -53,14 +53,14 @@ def quality_findings(rows: Rows, scanned: Scanned, thresholds: Thresholds) -> li
 def _rules(m: Mapping[str, Values], sample_rate: Values, t: Thresholds) -> list[_Rule]:
     heard = (m["level_dbfs"] > FLOOR_DB) & (m["seconds"] >= _MIN_SECONDS)
     flat = heard & (m["flat_share"] >= t.flat_share) & (m["flat_runs"] >= t.flat_runs)
-    ceiling = heard & ~flat & (m["ceiling_share"] >= t.ceiling_share) & (m["loud_blocks"] >= _LOUD_BLOCKS)
+    ceiling = heard & ~flat & (m["crowding"] >= t.crowding) & (m["loud_blocks"] >= _LOUD_BLOCKS)
     narrow = heard & (m["bandwidth_hz"] < t.bandwidth_share * np.minimum(sample_rate / 2, WIDE_BAND_HZ))
     hum = heard & (m["hum_db"] >= t.hum_db) & (m["seconds"] >= _HUM_SECONDS)
     percent = "{:.2g} %"
     return [
         _Rule(kind="silent", found=m["level_dbfs"] <= FLOOR_DB, measure="seconds", form="{:.1f} s"),
         _Rule(kind="clipping", found=flat, measure="flat_share", form=percent + " of the samples", scale=100),
-        _Rule(kind="at_ceiling", found=ceiling, measure="ceiling_share", form=percent + " of loud blocks", scale=100),
+        _Rule(kind="at_ceiling", found=ceiling, measure="crowding", form="{:.1f} high peaks for each lower one"),
         _Rule(
             kind="dc_offset",
             found=heard & (m["dc_share"] >= t.dc_share),

@@ -63,13 +63,13 @@ class AuditReport:
     def leak_counts(self, leak: Shared) -> list[tuple[str, str, int, float]]:
         """(manifest, other manifest, how many of its rows share something with the other, their hours)."""
         counts = []
-        for number, other in enumerate(self.rows.names):
-            marked = leak.rows[number]
-            for place, name in enumerate(self.rows.names):
-                here = marked[self.rows.starts[place] : self.rows.starts[place + 1]]
-                if here.any():
-                    seconds = self.rows.duration[self.rows.starts[place] : self.rows.starts[place + 1]][here].sum()
-                    counts.append((name, other, int(here.sum()), float(seconds) / 3600))
+        for place, name in enumerate(self.rows.names):
+            here = slice(int(self.rows.starts[place]), int(self.rows.starts[place + 1]))
+            for number, other in enumerate(self.rows.names):
+                marked = leak.rows[number, here]
+                if marked.any():
+                    hours = float(self.rows.duration[here][marked].sum()) / 3600
+                    counts.append((name, other, int(marked.sum()), hours))
         return counts
 
     def measure(self, name: str) -> npt.NDArray[np.float32] | None:
@@ -134,10 +134,10 @@ class AuditReport:
                 "first": {"manifest": self.rows.name(int(pairs.first[k])), "id": one},
                 "second": {"manifest": self.rows.name(int(pairs.second[k])), "id": other},
                 "how": names[int(pairs.how[k])],
-                "score": round(float(pairs.score[k]), 4),
-                "start_seconds": round(float(pairs.start[k]), 4),
-                "offset_seconds": round(float(pairs.offset[k]), 4),
-                "seconds": round(float(pairs.seconds[k]), 4),
+                "score": _rounded(pairs.score[k]),
+                "start_seconds": _rounded(pairs.start[k]),
+                "offset_seconds": _rounded(pairs.offset[k]),
+                "seconds": _rounded(pairs.seconds[k]),
             }
             for k, one, other in zip(numbers.tolist(), first, second, strict=True)
         ]
@@ -166,3 +166,7 @@ class AuditReport:
             shown = {str(p): float(v) for p, v in zip(PERCENTILES, percentiles, strict=True)}
             found[name] = {"unit": unit, "method": method, "percentiles": shown}
         return found
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4) + 0.0  # -0 becomes 0

@@ -22,8 +22,8 @@ class Thresholds:
     Attributes:
         flat_share: share of samples in flat tops from which a recording is clipped.
         flat_runs: number of flat tops from which a recording is clipped; both must be reached.
-        ceiling_share: share of loud 10 ms blocks at the recording's ceiling from which it was limited, or clipped and
-            then coded; for recordings with a second of loud blocks.
+        crowding: blocks of 10 ms with a high peak for each one with a middle peak, from which a recording was limited,
+            or clipped and then coded; for recordings with a second of loud blocks.
         dc_share: mean of the samples as a share of the speech level.
         bandwidth_share: effective bandwidth as a share of half the sample rate, or of 8 kHz where that is more.
         silence_seconds: longest stretch without activity.
@@ -38,7 +38,7 @@ class Thresholds:
 
     flat_share: float = 1e-4
     flat_runs: int = 3
-    ceiling_share: float = 0.2
+    crowding: float = 1.2
     dc_share: float = 0.1
     bandwidth_share: float = 0.7
     silence_seconds: float = 3.0
@@ -51,7 +51,7 @@ class Thresholds:
     near_text: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("flat_share", "ceiling_share", "bandwidth_share", "silence_share", "near_text"):
+        for name in ("flat_share", "bandwidth_share", "silence_share", "near_text"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share and must be between 0 and 1, is {getattr(self, name)}")
 

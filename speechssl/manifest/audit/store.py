@@ -22,7 +22,7 @@ from speechssl.types import Utterance
 
 Hashes = npt.NDArray[np.uint64]
 
-VERSION = 1
+VERSION = 3
 """Counts up when fingerprints or measures change, so that old files are not taken for new ones."""
 
 _ROWS_PER_FILE = 2048

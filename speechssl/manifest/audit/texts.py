@@ -81,8 +81,12 @@ def _finding(kind: str, mask: Mask, texts: pa.Array, pattern: str) -> TextFindin
     if not pattern:
         return TextFinding(kind=kind, rows=rows, values=[""] * len(rows))
     first = pc.extract_regex(texts.take(pa.array(rows)), f"(?P<found>{pattern})").field("found").to_pylist()
-    shown = [text if text.isprintable() else " ".join(f"U+{ord(letter):04X}" for letter in text) for text in first]
+    shown = [text if text.isprintable() and text != "\ufffd" else _code_points(text) for text in first]
     return TextFinding(kind=kind, rows=rows, values=shown)
+
+
+def _code_points(text: str) -> str:
+    return " ".join(f"U+{ord(letter):04X}" for letter in text)
 
 
 def _matching(texts: pa.Array, pattern: str) -> Mask:

@@ -26,14 +26,14 @@ MAX_LAG_SAMPLES = 400
 QUIET = 1e-3
 """Blocks with less than this share of the loudest block's energy are left out."""
 
-SHORT_SECONDS, LONG_SECONDS = 0.4, 0.8
-SHORT_SCORE, LONG_SCORE = 0.75, 0.5
-"""What a pair must score, by the length of its overlap. Of a thousand pairs of different speech that the fingerprints
-proposed (digits and sentences said again by the same speaker), the highest score was 0.28 from 0.8 s on, 0.47 above
-0.5 s and 0.68 below; copies through MP3 at 32 kbit/s and Opus at 16 kbit/s score 0.85 and more."""
+REQUIRED = ((0.4, 0.75), (0.8, 0.5), (1.5, 0.4))
+"""(Seconds of overlap, least score of one recording); between them it is interpolated. `benchmarks/audit.py` measures
+what different and what equal recordings score."""
+
+FOLLOWS = 0.4
+"""Blocks that correlate less are no longer shared; those of different speech correlate to 0.1."""
 
 _FRACTION = 8
-_EDGE = SAMPLE_RATE // 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ class Agreement:
 
 def required_score(overlap_seconds: float) -> float:
     """The least score of one recording."""
-    return float(np.interp(overlap_seconds, [SHORT_SECONDS, LONG_SECONDS], [SHORT_SCORE, LONG_SCORE]))
+    seconds, scores = np.array(REQUIRED).T
+    return float(np.interp(overlap_seconds, seconds, scores))
 
 
 def speech_band(waveform: Waveform) -> Waveform:
@@ -73,38 +74,64 @@ def speech_band(waveform: Waveform) -> Waveform:
 def compare(first: Waveform, second: Waveform, candidate: Candidate) -> Agreement:
     """Align and correlate what a candidate says of two spans, given as `speech_band` of their waveforms."""
     start, end, offset = locate(candidate, len(first), len(second))
-    size = round(PIECE_SECONDS * SAMPLE_RATE)
-    num_pieces = max(1, round((end - start) / size))
+    num_pieces = max(1, round((end - start) / (PIECE_SECONDS * SAMPLE_RATE)))
     edges = np.linspace(start, end, num_pieces + 1).astype(int)
-    correlations, lags = [], []
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
-        piece = _correlate(first[left:right], second[max(0, left - offset) : max(0, right - offset)])
-        correlations.append(piece.correlations)
-        lags.append(piece.lag)
-    blocks = np.concatenate(correlations)
-    score = float(abs(blocks.mean())) if len(blocks) else 0.0
+    pieces = [
+        _correlate(first[left:right], second[max(0, left - offset) : max(0, right - offset)])
+        for left, right in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    blocks = np.concatenate([piece.correlations for piece in pieces])
+    exact = offset + float(np.median([piece.lag for piece in pieces]))
+    if len(blocks):
+        loudest = float(np.square(first[start:end]).max(initial=0.0))
+        before = _shifted(second[: max(0, round(start - exact))], start - exact)
+        after = _shifted(second[max(0, round(end - exact)) :], end - exact)
+        start -= _extension(first[:start][::-1], before[::-1], loudest)
+        end += _extension(first[end:], after, loudest)
     return Agreement(
-        score=score,
-        offset_seconds=(offset + float(np.median(lags))) / SAMPLE_RATE,
+        score=float(abs(blocks.mean())) if len(blocks) else 0.0,
+        offset_seconds=exact / SAMPLE_RATE,
         start_seconds=start / SAMPLE_RATE,
         overlap_seconds=max(0, end - start) / SAMPLE_RATE,
     )
 
 
 def locate(candidate: Candidate, first_length: int, second_length: int) -> tuple[int, int, int]:
-    """Start and end of the shared stretch in samples of the first span, and how much later it is there.
-
-    A stretch that comes within a quarter of a second of where one of the spans ends is taken to reach it: the outermost
-    frames see too little of the stretch to fit.
-    """
+    """Start and end, in samples of the first span, of what the frames surely share, and how much later it is there."""
     offset = candidate.offset * (start_of_frame(1) - start_of_frame(0))
-    low, high = max(0, offset), min(first_length, second_length + offset)
+    low, high = max(0, offset), max(max(0, offset), min(first_length, second_length + offset))
     inset = (end_of_frame(0) - start_of_frame(0)) // 4
-    start = start_of_frame(candidate.start) + inset
-    end = end_of_frame(candidate.end - 1) - inset
-    start = low if start < low + _EDGE else start
-    end = high if end > high - _EDGE else end
-    return min(start, high), max(min(end, high), min(start, high)), offset
+    start = min(max(start_of_frame(candidate.start) + inset, low), high)
+    end = max(min(end_of_frame(candidate.end - 1) - inset, high), start)
+    return start, end, offset
+
+
+def _shifted(waveform: Waveform, place: float) -> Waveform:
+    """A waveform that was cut at the whole sample next to `place`, moved as if it had been cut there."""
+    if len(waveform) == 0:
+        return waveform
+    size = len(waveform) + 64
+    turn = np.exp(2j * np.pi * np.fft.rfftfreq(size) * (place - round(place)))
+    return np.fft.irfft(np.fft.rfft(waveform, size) * turn, size)[: len(waveform)].astype(np.float32)
+
+
+def _extension(first: Waveform, second: Waveform, loudest: float) -> int:
+    """How many samples further, from their beginnings on, two aligned waveforms still follow each other.
+
+    Blocks that are quiet in both speak neither for nor against.
+    """
+    length = min(len(first), len(second))
+    count = length // BLOCK_SAMPLES
+    if count == 0:
+        return length
+    blocks = first[: count * BLOCK_SAMPLES].reshape(count, -1).astype(np.float64)
+    others = second[: count * BLOCK_SAMPLES].reshape(count, -1).astype(np.float64)
+    energy, other = np.square(blocks).sum(axis=1), np.square(others).sum(axis=1)
+    correlation = np.abs((blocks * others).sum(axis=1)) / np.sqrt(np.maximum(energy * other, 1e-30))
+    loud = np.maximum(energy, other) > QUIET * BLOCK_SAMPLES * loudest
+    gain = np.cumsum(np.concatenate([[0.0], np.where(loud, correlation - FOLLOWS, 0.0)]))
+    best = count - int(np.argmax(gain[::-1]))  # the furthest of equals
+    return length if best == count else best * BLOCK_SAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
