@@ -37,6 +37,9 @@ FOLDER = Path(__file__).resolve().parent
 Case = dict[str, Any]
 Numbers = dict[str, float]
 
+MARK = "benchmark numbers: "
+"""Begins the lines of a case's process that hold its numbers; libraries print others."""
+
 PACKAGES = (
     "torch torchaudio torchcodec numpy pyarrow soundfile soxr av lhotse datasets fairseq2 webdataset transformers"
     " kaldiio jiwer librosa fsspec s3fs polars duckdb"
@@ -120,19 +123,19 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def run_in_fresh_process(script: str, case: Case, *, timeout: float) -> Numbers:
-    """Run one case with `script --case`; its numbers, and the peak memory of the largest of its processes."""
+def run_in_fresh_process(script: str, cases: Sequence[Case], *, timeout: float) -> list[Numbers]:
+    """Run cases one after the other with `script --case`; the numbers of each."""
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
-    process = subprocess.Popen(
-        [sys.executable, script, "--case", json.dumps(case)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    words = [word for case in cases for word in ("--case", json.dumps(case))]
+    process = subprocess.Popen([sys.executable, script, *words], stdout=subprocess.PIPE, text=True, env=environment)
     try:
         output, _ = process.communicate(timeout=timeout)
     finally:
         process.kill()
-    if process.returncode != 0:
-        raise SystemExit(f"{case}: ended with exit code {process.returncode}; see its messages above")
-    return dict(json.loads(output.splitlines()[-1]))
+    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
+    if process.returncode != 0 or len(lines) != len(cases):
+        raise SystemExit(f"{cases}: ended with exit code {process.returncode}; see its messages above")
+    return [dict(json.loads(line)) for line in lines]
 
 
 def summarise(runs: Sequence[Numbers]) -> dict[str, dict[str, float]]:
@@ -154,27 +157,49 @@ def main(
     notes: str = "",
     rounds: int = 5,
     timeout: float = 300.0,
+    together: Callable[[Case], object] | None = None,
+    derive: Callable[[list[dict[str, Any]]], str] | None = None,
 ) -> None:
-    """The command line of a benchmark; `columns` are the numbers that the table shows, `notes` a text above it."""
+    """The command line of a benchmark.
+
+    Args:
+        name: of the results file.
+        cases: lists them.
+        run: runs one in the process it is called in.
+        title: of the section in RESULTS.md.
+        columns: the numbers that its table shows.
+        notes: a text above it.
+        rounds: how often each case is run by default.
+        timeout: seconds for a process.
+        together: cases for which it gives the same share a process, one after the other, where imports would take most
+            of the time.
+        derive: a text below the table, such as ratios, from the finished cases; may refuse them.
+    """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--only", default="", help="words that a case's values must contain, e.g. 'flac lhotse'")
-    parser.add_argument("--case", help="run this one case here and print its numbers (used by the rounds)")
+    parser.add_argument("--case", action="append", help="run this case here and print its numbers (used by the rounds)")
     arguments = parser.parse_args()
     if arguments.case is not None:
-        numbers = run(json.loads(arguments.case))
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        print(json.dumps({**numbers, "peak_megabytes": peak / 1024}), flush=True)
+        for text in arguments.case:
+            numbers = run(json.loads(text))
+            peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+            print(MARK + json.dumps({**numbers, "peak_megabytes": peak / 1024}), flush=True)
         return
     facts = machine()
     chosen = [case for case in cases() if all(word in json.dumps(case) for word in arguments.only.split())]
+    groups: dict[object, list[int]] = {}
+    for place, case in enumerate(chosen):
+        groups.setdefault(together(case) if together else place, []).append(place)
     runs: list[list[Numbers]] = [[] for _ in chosen]
     for number in range(arguments.rounds):
-        places = [(place + number) % len(chosen) for place in range(len(chosen))]
-        for place in places:
-            runs[place].append(run_in_fresh_process(sys.argv[0], chosen[place], timeout=timeout))
-            shown = {key: round(value, 3) for key, value in runs[place][-1].items() if key in columns}
-            print(f"round {number + 1}: {chosen[place]} {shown}", file=sys.stderr, flush=True)
+        order = list(groups.values())
+        for places in order[number % len(order) :] + order[: number % len(order)]:
+            done = run_in_fresh_process(sys.argv[0], [chosen[place] for place in places], timeout=timeout)
+            for place, numbers in zip(places, done, strict=True):
+                runs[place].append(numbers)
+                shown = {key: round(value, 3) for key, value in numbers.items() if key in columns}
+                print(f"round {number + 1}: {chosen[place]} {shown}", file=sys.stderr, flush=True)
     result = {
         "title": title,
         "notes": notes,
@@ -183,6 +208,8 @@ def main(
         "machine": facts,
         "cases": [{"case": case, "summary": summarise(r), "runs": r} for case, r in zip(chosen, runs, strict=True)],
     }
+    if derive is not None:
+        result["derived"] = derive(result["cases"])
     if arguments.only:  # part of the cases: shown, not kept
         print(section(result))
         return
@@ -211,7 +238,8 @@ def section(result: dict[str, Any]) -> str:
         f" {facts['memory_gigabytes']} GB, load before the run {facts['load']}; Python {facts['python']}, {versions}."
         f" Median of {rounds} rounds (least to greatest)."
     )
-    return "\n\n".join(part for part in [f"## {result['title']}", where, result["notes"], "\n".join(lines)] if part)
+    parts = [f"## {result['title']}", where, result["notes"], "\n".join(lines), result.get("derived", "")]
+    return "\n\n".join(part for part in parts if part)
 
 
 def write_results() -> None:
