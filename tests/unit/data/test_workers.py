@@ -228,6 +228,7 @@ def alive(pid: int) -> bool:
 def run_until_stopped(connection: Connection, hang_from: int) -> None:
     """A program with two workers, in a process group of its own."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     results = read_ahead(lambda number: hangs_from(number, hang_from), itertools.count(), num_workers=2)
     try:
         connection.send([next(results), next(results)])
@@ -262,7 +263,7 @@ def test_ctrl_c_stops_quickly(program: tuple[BaseProcess, Connection]) -> None:
     started = time.monotonic()
     assert process.pid is not None
     os.killpg(process.pid, signal.SIGINT)
-    assert connection.recv() == "stopped"
+    assert connection.poll(60) and connection.recv() == "stopped"
     process.join()
     assert time.monotonic() - started < 5
     assert not any(alive(pid) for pid in pids)
