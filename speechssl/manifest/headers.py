@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -184,6 +185,7 @@ def _probe_apart(paths: Chunk) -> Probed:
 
 def _start_pool(num_workers: int) -> ProcessPoolExecutor:
     """Forked processes: they start at once, and need no import guard in the user's script. All they do is probe."""
+    import_module("soundfile")  # once here, not in every process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork.*", category=DeprecationWarning)
         pool = ProcessPoolExecutor(

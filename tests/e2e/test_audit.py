@@ -102,7 +102,8 @@ def test_the_page_is_shown_and_its_recordings_play(result: dict[str, object], fo
     def open_page(page: Path) -> tuple[str, str]:
         done = subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--no-first-run", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=5000",
+             "--no-first-run", "--disable-component-update", "--disable-sync",
+             "--disable-dev-shm-usage", "--virtual-time-budget=5000",
              f"--user-data-dir={folders / 'profile'}", "--enable-logging=stderr", "--dump-dom", page.as_uri()],
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
