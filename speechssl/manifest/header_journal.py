@@ -5,6 +5,7 @@ import fcntl
 import io
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _SCHEMA = pa.schema(
     metadata={"speechssl": "headers 1"},
 )
 _BATCH_ROWS = 1 << 16
+_WAITING_ROWS = 256
+_WAITING_SECONDS = 1.0
 
 Numbers = npt.NDArray[np.int64]
 
@@ -66,6 +69,9 @@ class HeaderJournal:
         self._num_batches = 0
         self._end = 0
         self._opened: BinaryIO | None = None
+        self._waiting: list[tuple[Files, Numbers, Numbers]] = []
+        self._num_waiting = 0
+        self._written = time.monotonic()
 
     def find(self, files: Files) -> tuple[Numbers, Numbers]:
         """Sample rates and numbers of samples of the files that have not changed, 0 where nothing is known.
@@ -101,14 +107,30 @@ class HeaderJournal:
         return rates, num_samples
 
     def add(self, files: Files, rates: Numbers, num_samples: Numbers) -> None:
-        """Write the headers of some files; once this returns, only a failure of the whole machine can lose them."""
-        self._write(self._file, files, rates, num_samples, start=self._end)
-        self._end = self._file.seek(0, os.SEEK_END)
-        self._num_rows += len(files.path)
-        self._num_batches += 1
+        """Note the headers of some files; they are written with others, at latest by the first call after a second."""
+        self._waiting.append((files, rates, num_samples))
+        self._num_waiting += len(rates)
+        if self._num_waiting >= _WAITING_ROWS or time.monotonic() - self._written > _WAITING_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; once this returns, only a failure of the whole machine can lose it."""
+        if self._num_waiting:
+            parts, rates, num_samples = zip(*self._waiting, strict=True)
+            files = Files(
+                path=pa.concat_arrays([part.path for part in parts]),
+                num_bytes=np.concatenate([part.num_bytes for part in parts]),
+                mtime_ns=np.concatenate([part.mtime_ns for part in parts]),
+            )
+            self._write(self._file, files, np.concatenate(rates), np.concatenate(num_samples), start=self._end)
+            self._end = self._file.seek(0, os.SEEK_END)
+            self._num_rows += self._num_waiting
+            self._num_batches += 1
+        self._waiting, self._num_waiting, self._written = [], 0, time.monotonic()
 
     def finish(self, files: Files, rates: Numbers, num_samples: Numbers) -> None:
         """The build is done: keep exactly these rows, and close."""
+        self.flush()
         if self._num_rows != len(files.path) or self._num_batches > 2 + 2 * len(files.path) // _BATCH_ROWS:
             temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
             with open(temporary, "wb") as file:
@@ -120,7 +142,8 @@ class HeaderJournal:
 
     def close(self) -> None:
         """Let others have it."""
-        if self._opened is not None:
+        if self._opened is not None and not self._opened.closed:
+            self.flush()
             self._opened.close()
 
     @property

@@ -115,15 +115,18 @@ def _stamps(paths: Chunk) -> Numbers:
 
 def _probe_all(paths: pa.LargeStringArray, rows: Numbers, num_workers: int) -> Iterator[tuple[Numbers, Probed]]:
     """Headers of some of the recordings, chunk by chunk: processes, or threads for few files and for URLs."""
-    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
     remote = bool(pc.any(pc.match_substring(paths, "://")).as_py())
     if num_workers > 1 and len(rows) >= _FEW and not remote and "fork" in multiprocessing.get_all_start_methods():
-        yield from _probe_in_processes(paths, chunks, num_workers)
+        yield from _probe_in_processes(paths, _cut(rows, _CHUNK), num_workers)
         return
-    names = (path for chunk in chunks for path in paths.take(pa.array(chunk)).to_pylist())
-    results = map_in_threads(try_probe, names, num_items=len(rows), num_workers=num_workers)
-    for chunk in chunks:
-        yield chunk, _gather([next(results) for _ in chunk])
+    chunks = _cut(rows, 1 if remote else _CHUNK // 8)
+    names = (paths.take(pa.array(chunk)).to_pylist() for chunk in chunks)
+    probed = map_in_threads(_probe_chunk, names, num_items=len(chunks), num_workers=num_workers)
+    yield from zip(chunks, probed, strict=True)
+
+
+def _cut(rows: Numbers, size: int) -> list[Numbers]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _gather(infos: Sequence[audio.AudioInfo | AudioError]) -> Probed:
