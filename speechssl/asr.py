@@ -4,7 +4,7 @@ Shapes: B utterances, S samples, T frames, D model dim, N vocabulary.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.ctc.chunking import ChunkedLogits, Chunking
 from speechssl.ctc.decoding import Hypothesis, greedy_decode
+from speechssl.ctc.scored import ScoredWord, join_words, score_tokens
+from speechssl.ctc.streaming import GreedyStream
 from speechssl.encoder import SpeechEncoder, config_from_dict
 from speechssl.errors import AudioError, CheckpointError, ConfigError
-from speechssl.lengths import frame_stride, frame_to_seconds, output_length, receptive_field, seconds_to_samples
+from speechssl.lengths import frame_to_seconds, seconds_to_samples
 from speechssl.model_directory import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -28,10 +31,26 @@ from speechssl.model_directory import (
     save_model,
 )
 from speechssl.text import NormalizerName, Vocabulary, normalize
+from speechssl.timing import Word
 from speechssl.types import AudioBatch, CtcOutput
+
+__all__ = [
+    "CHUNK_SECONDS",
+    "CONTEXT_SECONDS",
+    "MAX_SECONDS",
+    "CtcModel",
+    "Decoder",
+    "SpeechRecognizer",
+    "Transcript",
+    "Word",
+    "load_asr",
+    "load_vocabulary",
+]
 
 VOCABULARY_FILE = "vocab.json"
 Source = str | Path | NDArray[np.floating]
+Decoder = Callable[[Tensor, Tensor], list[Hypothesis]]
+"""Logits `[B, T, N]` and num_frames `[B]` to one hypothesis an utterance: all that a recognizer knows of decoding."""
 
 MAX_SECONDS = 40.0
 """Recordings up to this long are recognised in one piece."""
@@ -173,19 +192,6 @@ class CtcModel(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word:
-    """A recognised word and when it was said, in seconds from the start of the recording.
-
-    CTC places characters where it is sure of them, not where they begin and end, so times are good to about a tenth of
-    a second and the last word may seem short.
-    """
-
-    text: str
-    start_seconds: float
-    end_seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Transcript:
     """What was recognised in one recording of `duration_seconds`.
 
@@ -208,8 +214,20 @@ class SpeechRecognizer:
     input (waveform normalisation, group norm) are then taken over a piece.
     """
 
-    def __init__(self, model: CtcModel) -> None:
+    def __init__(self, model: CtcModel, *, decoder: Decoder | None = None) -> None:
+        """`decoder` turns logits into text; None is `greedy_decode`."""
         self.model = model.eval()
+        self.decoder = decoder
+
+    @property
+    def chunking(self) -> Chunking:
+        """How long recordings are cut."""
+        return Chunking(
+            whole_seconds=MAX_SECONDS,
+            chunk_seconds=CHUNK_SECONDS,
+            left_seconds=CONTEXT_SECONDS,
+            right_seconds=CONTEXT_SECONDS,
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -261,61 +279,115 @@ class SpeechRecognizer:
         Raises:
             AudioError: it is too short to give a frame.
         """
-        num_samples = len(waveform)
-        hypothesis = self._decode(torch.from_numpy(np.ascontiguousarray(waveform)))
-        num_frames = output_length(num_samples, self.model.encoder.strided_layers)
+        return self.recognize_blocks(self._blocks(waveform))
+
+    def recognize_blocks(self, blocks: Iterable[NDArray[np.float32]]) -> Transcript:
+        """Recognise one recording that comes as blocks f32 `[S]` at the model's rate; see `chunking` for the memory.
+
+        Raises:
+            AudioError: it is too short to give a frame.
+        """
+        if self.decoder is None:
+            return self._recognize_greedily(blocks)
+        chunked = self.chunked()
+        logits = torch.cat(list(self._run(chunked, blocks)))
+        hypothesis = self.decoder(logits[None], torch.tensor([len(logits)]))[0]
+        log_probabilities = logits.float().log_softmax(dim=-1)
+        return self._transcript(
+            hypothesis.text,
+            join_words(score_tokens(log_probabilities, hypothesis.tokens), self.model.vocabulary),
+            num_samples=chunked.num_samples,
+            mean_log_probability=float(log_probabilities.amax(dim=-1).double().mean()),
+        )
+
+    def _recognize_greedily(self, blocks: Iterable[NDArray[np.float32]]) -> Transcript:
+        """Like any decoder, but nothing is kept of the logits."""
+        chunked = self.chunked()
+        stream = GreedyStream(self.model.vocabulary)
+        words = [word for logits in self._run(chunked, blocks) for word in stream.push(logits)]
+        words += stream.finish()
+        return self._transcript(
+            " ".join(word.text for word in words),
+            words,
+            num_samples=chunked.num_samples,
+            mean_log_probability=stream.log_probability / stream.num_frames,
+        )
+
+    def _transcript(
+        self, text: str, words: Sequence[ScoredWord], *, num_samples: int, mean_log_probability: float
+    ) -> Transcript:
         duration = num_samples / self.sample_rate
         return Transcript(
-            text=hypothesis.text,
-            words=tuple(
-                Word(
-                    text=word.text,
-                    start_seconds=self._edge(word.start_frame, duration),
-                    end_seconds=self._edge(word.end_frame, duration),
-                )
-                for word in hypothesis.words
-            ),
+            text=text,
+            words=tuple(self.timed_word(word, duration_seconds=duration) for word in words),
             duration_seconds=duration,
-            confidence=float(np.exp(hypothesis.log_probability / num_frames)),
+            confidence=float(np.exp(mean_log_probability)),
+        )
+
+    def timed_word(self, word: ScoredWord, *, duration_seconds: float) -> Word:
+        """A word with seconds in place of frames, within the recording."""
+        return Word(
+            text=word.text,
+            start_seconds=self._edge(word.start_frame, duration_seconds),
+            end_seconds=self._edge(word.end_frame, duration_seconds),
+            confidence=word.score,
         )
 
     def recognize_batch(self, batch: AudioBatch) -> list[Hypothesis]:
         """Hypotheses of a batch; in one piece each, or cut as `transcribe` does when one is longer than that."""
         if int(batch.num_samples.max()) <= seconds_to_samples(MAX_SECONDS, self.sample_rate):
-            return self.model.recognize(batch.waveform, batch.num_samples)
+            return self._recognize_padded(batch)
         return [
             self._decode(row[:length]) for row, length in zip(batch.waveform, batch.num_samples.tolist(), strict=True)
         ]
+
+    @torch.inference_mode()
+    def _recognize_padded(self, batch: AudioBatch) -> list[Hypothesis]:
+        device = self.model.device
+        output = self.model(batch.waveform.to(device), batch.num_samples.to(device))
+        return self.decode(output.logits, output.num_frames)
 
     def _edge(self, frame: int, duration: float) -> float:
         """Time of the border before frame number `frame`, within the recording."""
         seconds = frame_to_seconds(frame - 0.5, self.model.encoder.strided_layers, self.sample_rate)
         return round(min(max(seconds, 0.0), duration), 3)
 
+    def decode(self, logits: Tensor, num_frames: Tensor) -> list[Hypothesis]:
+        """Logits `[B, T, N]` and num_frames `[B]` to text, with the recognizer's decoder."""
+        if self.decoder is not None:
+            return self.decoder(logits, num_frames)
+        return greedy_decode(logits, num_frames, self.model.vocabulary)
+
     def _decode(self, waveform: Tensor) -> Hypothesis:
         logits = self._logits(waveform)
-        return greedy_decode(logits[None], torch.tensor([len(logits)]), self.model.vocabulary)[0]
+        return self.decode(logits[None], torch.tensor([len(logits)]))[0]
 
-    @torch.inference_mode()
+    def chunked(self, chunking: Chunking | None = None) -> ChunkedLogits:
+        """What turns samples into logits piece by piece; `chunking` is the recognizer's where None."""
+        return ChunkedLogits(
+            self._logits_of_piece,
+            chunking or self.chunking,
+            layers=self.model.encoder.strided_layers,
+            sample_rate=self.sample_rate,
+        )
+
+    def _run(self, chunked: ChunkedLogits, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Tensor]:
+        for block in blocks:
+            yield from chunked.push(block)
+        yield from chunked.finish()
+        if chunked.num_frames == 0:
+            self._logits_of_piece(torch.zeros(chunked.num_samples))  # raises what the encoder says of it
+
     def _logits(self, waveform: Tensor) -> Tensor:
         """Waveform `[S]` -> logits `[T, N]`, piece by piece where it is long."""
-        num_samples = len(waveform)
-        if num_samples <= seconds_to_samples(MAX_SECONDS, self.sample_rate):
-            return self._logits_of_piece(waveform)
-        layers = self.model.encoder.strided_layers
-        stride, field = frame_stride(layers), receptive_field(layers)
-        num_frames = output_length(num_samples, layers)
-        chunk = seconds_to_samples(CHUNK_SECONDS, self.sample_rate) // stride
-        context = seconds_to_samples(CONTEXT_SECONDS, self.sample_rate) // stride
-        pieces = []
-        for start in range(0, num_frames, chunk):
-            end = min(start + chunk, num_frames)
-            first, last = max(start - context, 0), min(end + context, num_frames)
-            # Frame t sees the samples [t * stride, t * stride + field), so these give the frames first..last-1.
-            logits = self._logits_of_piece(waveform[first * stride : (last - 1) * stride + field])
-            pieces.append(logits[start - first : end - first])
-        return torch.cat(pieces)
+        return torch.cat(list(self._run(self.chunked(), self._blocks(waveform.numpy()))))
 
+    def _blocks(self, waveform: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        size = seconds_to_samples(CHUNK_SECONDS, self.sample_rate)
+        for start in range(0, max(len(waveform), 1), size):
+            yield waveform[start : start + size]
+
+    @torch.inference_mode()
     def _logits_of_piece(self, waveform: Tensor) -> Tensor:
         device = self.model.device
         output = self.model(waveform[None].to(device), torch.tensor([len(waveform)]).to(device))

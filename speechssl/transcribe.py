@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speechssl.asr import SpeechRecognizer, Transcript, Word
+from speechssl.asr import SpeechRecognizer, Transcript
 from speechssl.audio import AUDIO_EXTENSIONS
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError
 from speechssl.interop import load_asr
+from speechssl.timing import to_entries, to_srt
+from speechssl.timing.subtitles import MAX_CUE_CHARACTERS as MAX_CUE_CHARACTERS
 
 logger = logging.getLogger(__name__)
 
 Format = Literal["text", "json", "srt"]
 _SUFFIXES: dict[Format, str] = {"text": ".txt", "json": ".json", "srt": ".srt"}
-
-# Usual limits of readable subtitles: two lines of 42 characters, seven seconds; a pause begins a new one.
-MAX_CUE_CHARACTERS = 84
-MAX_CUE_SECONDS = 7.0
-CUE_PAUSE_SECONDS = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,37 +151,6 @@ def render(files: Sequence[FileTranscript], *, format: Format, timestamps: bool 
     return "".join(f"{line}\n" for line in lines)
 
 
-def to_srt(words: Sequence[Word]) -> str:
-    """Words as SubRip subtitles, cut at pauses and at `MAX_CUE_SECONDS` or `MAX_CUE_CHARACTERS`."""
-    cues: list[list[Word]] = []
-    for word in words:
-        if cues and _continues(cues[-1], word):
-            cues[-1].append(word)
-        else:
-            cues.append([word])
-    blocks = [
-        f"{number}\n{_srt_time(cue[0].start_seconds)} --> {_srt_time(cue[-1].end_seconds)}\n"
-        f"{' '.join(word.text for word in cue)}\n"
-        for number, cue in enumerate(cues, start=1)
-    ]
-    return "\n".join(blocks)
-
-
-def _continues(cue: Sequence[Word], word: Word) -> bool:
-    return (
-        word.start_seconds - cue[-1].end_seconds <= CUE_PAUSE_SECONDS
-        and word.end_seconds - cue[0].start_seconds <= MAX_CUE_SECONDS
-        and sum(len(part.text) + 1 for part in cue) + len(word.text) <= MAX_CUE_CHARACTERS
-    )
-
-
-def _srt_time(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"
-
-
 def _to_dict(file: FileTranscript) -> dict[str, object]:
     if file.transcript is None:
         return {"audio_filepath": str(file.path), "error": file.error}
@@ -193,9 +159,7 @@ def _to_dict(file: FileTranscript) -> dict[str, object]:
         "duration": round(file.transcript.duration_seconds, 3),
         "text": file.transcript.text,
         "confidence": round(file.transcript.confidence, 4),
-        "words": [
-            {"word": word.text, "start": word.start_seconds, "end": word.end_seconds} for word in file.transcript.words
-        ],
+        "words": to_entries(file.transcript.words),
     }
 
 
