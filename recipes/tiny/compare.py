@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl import evaluate
-from speechssl.quickstart.jobs import Job, run_jobs
+from speechssl.jobs import Job, run_jobs
 from speechssl.scoring import paired_bootstrap
 from speechssl.types import ErrorReport
 

@@ -34,6 +34,9 @@ COMMANDS = {
     "transcribe": Command("speechssl.cli.stages:transcribe", "write down what is said in recordings"),
     "embed": Command("speechssl.cli.stages:embed", "embeddings of a manifest as Parquet"),
     "probe": Command("speechssl.cli.stages:probe", "linear classifiers on frozen representations, beside baselines"),
+    "label-efficiency": Command(
+        "speechssl.cli.label_efficiency:label_efficiency", "error rate against hours of labels, scratch and pre-trained"
+    ),
     "report": Command("speechssl.cli.stages:report", "one HTML page about a run"),
     "export": Command("speechssl.cli.interop:export_command", "write a model for another tool, checked there first"),
     "import": Command("speechssl.cli.interop:import_command", "make a model directory of another tool's model"),

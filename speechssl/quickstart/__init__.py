@@ -1,6 +1,6 @@
 """The whole pipeline on real speech in about ten minutes on two cores; see `pipeline`."""
 
-from speechssl.quickstart.jobs import Interrupted
+from speechssl.jobs import Interrupted
 from speechssl.quickstart.pipeline import run
 from speechssl.quickstart.settings import QuickstartConfig, QuickstartResult, Trial
 

@@ -10,8 +10,8 @@ from typing import Any
 from speechssl.config import load_config, to_dict, write_yaml
 from speechssl.errors import CheckpointError, TrainingError
 from speechssl.finetune import FinetuneConfig
+from speechssl.jobs import Job, last_words, num_cores, run_jobs
 from speechssl.quickstart.corpus import Parts
-from speechssl.quickstart.jobs import Job, last_words, num_cores, run_jobs
 from speechssl.quickstart.settings import QuickstartConfig, Trial
 from speechssl.resources import resource_folder
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from speechssl import embed, evaluate, pretrain
 from speechssl.config import load_config, to_dict
+from speechssl.jobs import Interrupted, raise_on_sigterm
 from speechssl.model_directory import MODEL_FILE, resolve_model_directory
 from speechssl.quickstart import corpus
 from speechssl.quickstart.arms import (
@@ -22,7 +23,6 @@ from speechssl.quickstart.arms import (
     sweep,
 )
 from speechssl.quickstart.corpus import Parts
-from speechssl.quickstart.jobs import Interrupted, raise_on_sigterm
 from speechssl.quickstart.page import write_page
 from speechssl.quickstart.probing import probe_encoders
 from speechssl.quickstart.settings import QuickstartConfig, QuickstartResult, Trial

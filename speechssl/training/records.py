@@ -109,7 +109,7 @@ def _summary_writer(run_directory: Path, step: int) -> Any | None:
 def write_environment(run_directory: Path, *, fingerprint: str, description: str, step: int) -> None:
     """Write `environment.json`; a resumed run adds to its `restarts` and leaves the first start as it was."""
     path = run_directory / ENVIRONMENT_FILE
-    now = _environment()
+    now = environment()
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -122,7 +122,8 @@ def write_environment(run_directory: Path, *, fingerprint: str, description: str
     temporary.replace(path)
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Time, command, commit, versions and hardware, as JSON values."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -15,9 +15,9 @@ import soundfile
 
 from speechssl.cli import main
 from speechssl.errors import TrainingError
+from speechssl.jobs import Job, run_jobs
 from speechssl.manifest import Manifest
 from speechssl.quickstart.arms import QUICKSTART, SCRATCH, choose
-from speechssl.quickstart.jobs import Job, run_jobs
 from speechssl.quickstart.settings import Trial
 from speechssl.quickstart.steps import Steps
 

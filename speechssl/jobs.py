@@ -32,11 +32,19 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, num_parallel: int, num_threads: int = 1, report_seconds: float = 15.0
+    jobs: Sequence[Job],
+    *,
+    num_parallel: int,
+    num_threads: int = 1,
+    report_seconds: float = 15.0,
+    gpus: Sequence[str] = (),
+    on_end: Callable[[int, int], None] = lambda index, code: None,
 ) -> list[int]:
     """Run all jobs, at most `num_parallel` at a time, and return their exit codes in order.
 
-    Progress is logged every `report_seconds`. When this process is interrupted the jobs get SIGTERM, on which a
+    Where `gpus` names devices, each job sees one of them alone (`CUDA_VISIBLE_DEVICES`), and a device has as few jobs
+    at a time as can be. `on_end` is called with the number of a job and its exit code when it has ended. Progress is
+    logged every `report_seconds`. When this process is interrupted the jobs get SIGTERM, on which a
     training saves and ends; they also end when this process is killed.
 
     Raises:
@@ -44,6 +52,7 @@ def run_jobs(
     """
     waiting = list(enumerate(jobs))
     running: dict[int, subprocess.Popen[bytes]] = {}
+    device: dict[int, str] = {}
     codes = [0] * len(jobs)
     reported = time.monotonic()
     try:
@@ -51,12 +60,16 @@ def run_jobs(
             while waiting and len(running) < max(1, num_parallel):
                 index, job = waiting.pop(0)
                 logger.info("%s: started", job.name)
-                running[index] = _start(job, num_threads)
+                if gpus:
+                    busy = [device[other] for other in running]
+                    device[index] = min(gpus, key=busy.count)
+                running[index] = _start(job, num_threads, device.get(index))
             time.sleep(0.2)
             for index in [index for index, process in running.items() if process.poll() is not None]:
                 codes[index] = running.pop(index).returncode
                 _check(jobs[index], codes[index])
                 logger.info("%s: %s", jobs[index].name, "done" if codes[index] == 0 else "stopped: it failed")
+                on_end(index, codes[index])
             if time.monotonic() - reported >= report_seconds:
                 reported = time.monotonic()
                 for index in running:
@@ -105,10 +118,12 @@ def last_words(log: Path, num_lines: int = 3) -> str:
     return " / ".join(lines[-num_lines:]) or "it wrote nothing"
 
 
-def _start(job: Job, num_threads: int) -> "subprocess.Popen[bytes]":
+def _start(job: Job, num_threads: int, gpu: str | None) -> "subprocess.Popen[bytes]":
     job.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(num_threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     with job.log.open("ab") as log:
         # A session of its own: Ctrl-C reaches the jobs through `_stop` only, once.
         return subprocess.Popen(

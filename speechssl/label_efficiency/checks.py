@@ -1,0 +1,150 @@
+"""Before anything is trained: do the manifests go together, can all be read, does a batch of each encoder run."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from speechssl.asr import CtcModel
+from speechssl.config import load_config
+from speechssl.encoder import resolve_device
+from speechssl.errors import ManifestError
+from speechssl.finetune import FinetuneConfig
+from speechssl.finetune.labels import build_vocabulary, prepare_training, prepare_validation
+from speechssl.finetune.run import build_encoder
+from speechssl.finetune.task import CtcTask
+from speechssl.label_efficiency.config import LabelEfficiencyConfig
+from speechssl.label_efficiency.trials import LabelSet, Trial
+from speechssl.manifest import Manifest, validate_manifest
+from speechssl.training.dry_run import StepCost, try_batches
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What an experiment would do and cost; `costs` of one training step by encoder, on the largest label set."""
+
+    sets: tuple[LabelSet, ...]
+    num_sweep_runs: int
+    num_runs: int
+    costs: dict[str, StepCost]
+    max_steps: dict[str, int]
+    hours: float
+    warnings: tuple[str, ...]
+
+
+def check_manifests(config: LabelEfficiencyConfig, sets: Sequence[LabelSet], *, audio: bool = False) -> list[str]:
+    """Refuse what would make the result worthless; return what the reader of the result should know.
+
+    Args:
+        config: the experiment.
+        sets: its label sets.
+        audio: whether to look for every recording as well.
+
+    Raises:
+        ManifestError: a recording is in the labels or in the validation and in a test; a label set does not hold all
+            smaller ones; a recording is missing.
+    """
+    manifests = {f"labels {labels.name}": Manifest.load(labels.path) for labels in sets}
+    manifests["validation"] = Manifest.load(config.valid_manifest)
+    tests = {f"test {name}": Manifest.load(path) for name, path in config.test_manifests.items()}
+    spans = {name: _spans(manifest) for name, manifest in (manifests | tests).items()}
+    for test in tests:
+        for name in manifests:
+            shared = spans[test] & spans[name]
+            if shared:
+                raise ManifestError(
+                    f"{test} and {name} share {len(shared)} recordings, e.g. {sorted(shared)[0][0]}; a test must not be"
+                    " learnt from: divide the recordings by `speechssl manifest split`"
+                )
+    for smaller, larger in zip(sets, sets[1:], strict=False):
+        extra = spans[f"labels {smaller.name}"] - spans[f"labels {larger.name}"]
+        if extra:
+            raise ManifestError(
+                f"labels {larger.name} lack {len(extra)} recordings of labels {smaller.name}, e.g."
+                f" {sorted(extra)[0][0]}; label sets must be nested"
+            )
+    if audio:
+        for path in (
+            *(labels.path for labels in sets),
+            config.valid_manifest,
+            *map(Path, config.test_manifests.values()),
+        ):
+            report = validate_manifest(path, audio=False)
+            if report.problems:
+                first = report.problems[0]
+                raise ManifestError(
+                    f"{path}: {len(report.problems)} problems, the first is {first.id}: {first.message}; see"
+                    f" `speechssl manifest validate {path}`"
+                )
+    return _shared_texts(manifests[f"labels {sets[-1].name}"], tests)
+
+
+def try_one_step(
+    config: LabelEfficiencyConfig, sets: Sequence[LabelSet], trials: Sequence[Trial], warnings: Sequence[str]
+) -> DryRun:
+    """Load every encoder and run a few batches of the largest label set; no weight changes, nothing is kept."""
+    costs, steps = {}, {}
+    for encoder in config.sources:
+        trial = next(trial for trial in trials if trial.encoder == encoder and trial.labels.name == sets[-1].name)
+        words = trial.job(config).words
+        with TemporaryDirectory() as scratch:
+            found = load_config(FinetuneConfig, config.finetune, _assignments(words))
+            costs[encoder] = _step_cost(replace(found, run_directory=Path(scratch)))
+            steps[encoder] = found.training.max_steps
+    sweep = len(trials)
+    runs = sweep + len(sets) * len(config.sources) * (len(config.seeds) - 1)
+    per_encoder = runs / len(config.sources)
+    seconds = sum(per_encoder * steps[encoder] * cost.seconds for encoder, cost in costs.items())
+    return DryRun(
+        sets=tuple(sets),
+        num_sweep_runs=sweep,
+        num_runs=runs,
+        costs=costs,
+        max_steps=steps,
+        hours=seconds / 3600,
+        warnings=tuple(warnings),
+    )
+
+
+def _step_cost(config: FinetuneConfig) -> StepCost:
+    device = resolve_device(config.device)
+    train_manifest, valid_manifest = Manifest.load(config.train_manifest), Manifest.load(config.valid_manifest)
+    encoder = build_encoder(config)
+    vocabulary = build_vocabulary(train_manifest, config)
+    data = prepare_training(train_manifest, vocabulary, encoder, config)
+    valid = prepare_validation(valid_manifest, vocabulary, config)
+    model = CtcModel(encoder, vocabulary, normalizer=config.normalizer, dropout=config.head_dropout).to(device)
+    return try_batches(CtcTask(model, data, valid, config), device=device)
+
+
+def _assignments(words: Sequence[str]) -> list[str]:
+    """The command line of a trial as `load_config` takes it: key=value, without the command and the file."""
+    found, index = [], 1
+    while index < len(words):
+        name = words[index].removeprefix("--")
+        values = []
+        index += 1
+        while index < len(words) and not words[index].startswith("--"):
+            values.append(words[index])
+            index += 1
+        if name not in ("config", "no_report"):
+            found.append(f"{name}={values[0] if len(values) == 1 else '[' + ', '.join(values) + ']'}")
+    return found
+
+
+def _spans(manifest: Manifest) -> set[tuple[str, float]]:
+    return {(utterance.audio_filepath, utterance.offset) for utterance in manifest}
+
+
+def _shared_texts(labels: Manifest, tests: dict[str, Manifest]) -> list[str]:
+    known = {utterance.text for utterance in labels}
+    found = []
+    for name, manifest in tests.items():
+        shared = sum(utterance.text in known for utterance in manifest)
+        if shared:
+            found.append(f"{name}: {shared} of {len(manifest)} texts are in the labels too")
+            logger.warning("%s", found[-1])
+    return found
