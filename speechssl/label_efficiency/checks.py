@@ -1,6 +1,7 @@
 """Before anything is trained: do the manifests go together, can all be read, does a batch of each encoder run."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,7 +137,12 @@ def _assignments(words: Sequence[str]) -> list[str]:
 
 
 def _spans(manifest: Manifest) -> set[tuple[str, float]]:
-    return {(utterance.audio_filepath, utterance.offset) for utterance in manifest}
+    """Recordings and where in them; a path is the same however it was written."""
+    found = set()
+    for utterance in manifest:
+        name = utterance.audio_filepath
+        found.add((name if "://" in name else os.path.abspath(name), utterance.offset))
+    return found
 
 
 def _shared_texts(labels: Manifest, tests: dict[str, Manifest]) -> list[str]:

@@ -175,7 +175,7 @@ def _chosen(config: LabelEfficiencyConfig, labels: LabelSet, encoder: str) -> Tr
     if best.score(config.choose_by) == float("inf"):
         raise TrainingError(
             f"{labels.name} {encoder}: every learning rate failed ({', '.join(f'{t.rate:g}' for t in candidates)}); see"
-            f" {candidates[0].folder.with_suffix('.log')}"
+            f" {candidates[0].log}"
         )
     if _at_edge(config, best):
         logger.warning(

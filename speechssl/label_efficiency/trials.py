@@ -41,6 +41,11 @@ class Trial:
         """`10min tiny 0.002 seed 1`, for people."""
         return f"{self.labels.name} {self.encoder} {self.rate:g} seed {self.seed}"
 
+    @property
+    def log(self) -> Path:
+        """What its process writes."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
     def job(self, config: LabelEfficiencyConfig) -> Job:
         """The command that trains it; an interrupted one goes on."""
         words = ["finetune", "--config", str(config.finetune), "--no_report"]
@@ -50,7 +55,7 @@ class Trial:
         words += ["--pretrained", "null" if self.source is None else self.source]
         words += options(config.set_options.get(self.labels.name, {}))
         words += options(config.own_options.get(self.encoder, {}))
-        return Job(name=self.name, words=words, log=self.folder.with_suffix(".log"), status=self.status)
+        return Job(name=self.name, words=words, log=self.log, status=self.status)
 
     def validations(self) -> list[dict[str, Any]]:
         """Every validation so far, by step."""
@@ -94,7 +99,10 @@ class Trial:
         words = ["evaluate", "--checkpoint", str(self.folder), "--manifest", manifest, "--output", str(folder)]
         words += options(config.evaluate_options)
         return Job(
-            name=f"{self.name}, {test}", words=words, log=folder.with_suffix(".log"), status=lambda: "recognising"
+            name=f"{self.name}, {test}",
+            words=words,
+            log=folder.with_name(f"{folder.name}.log"),
+            status=lambda: "recognising",
         )
 
     def tested(self, test: str) -> bool:
