@@ -5,8 +5,9 @@ the learning rate, repeats the best one with several seeds, and only then reads 
 """
 
 from speechssl.label_efficiency.analysis import Comparison, CurvePoint, Saving, analyse
+from speechssl.label_efficiency.checks import DryRun
 from speechssl.label_efficiency.config import LabelEfficiencyConfig
-from speechssl.label_efficiency.stage import DryRun, LabelEfficiencyResult, dry_run, run
+from speechssl.label_efficiency.stage import LabelEfficiencyResult, dry_run, run
 
 __all__ = [
     "Comparison",

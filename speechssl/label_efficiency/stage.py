@@ -112,8 +112,8 @@ def summarize(
         "environment": environment(),
         "label_sets": [{**asdict(labels), "path": str(labels.path)} for labels in sets],
         "fingerprints": {
-            str(path): Manifest.load(path).fingerprint()
-            for path in (*(labels.path for labels in sets), config.valid_manifest, *config.test_manifests.values())
+            path: Manifest.load(path).fingerprint()
+            for path in [*(str(s.path) for s in sets), str(config.valid_manifest), *config.test_manifests.values()]
         },
         "sweep": [_sweep_entry(config, trial) for trial in all_trials(config, sets, config.seeds[:1])],
         "chosen": [

@@ -110,12 +110,12 @@ def draw_curve(figure: "Figure", points: Sequence[Mapping[str, Any]], *, metric:
     axes.set_xlabel("labelled audio")
     axes.set_ylabel(f"{metric.upper()}, %")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    legend = axes.legend()
     if ink is not None:
         axes.tick_params(colors=ink)
         axes.xaxis.label.set_color(ink)
         axes.yaxis.label.set_color(ink)
-        for text in axes.get_legend().get_texts():
+        for text in legend.get_texts():
             text.set_color(ink)
         axes.grid(color="#cccccc")
         for spine in axes.spines.values():

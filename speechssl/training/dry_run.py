@@ -47,7 +47,7 @@ def try_batches(task: Task, *, device: torch.device, num_batches: int = 3, seed:
         task.before_step(0)
         started = time.perf_counter()
         output = task.loss(task.to_device(batch, device), step=0, generator=generator)
-        output.loss.backward()
+        output.loss.backward()  # type: ignore[no-untyped-call]
         loss = float(output.loss.detach())
         seconds = min(seconds, time.perf_counter() - started)
         audio_seconds = max(audio_seconds, task.batch_seconds(batch))
