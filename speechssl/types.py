@@ -189,6 +189,8 @@ class ErrorReport:
     """Error rates of an evaluation; all rates are fractions (0.25 = 25 %).
 
     `wer_interval` and `cer_interval` are `(low, high)` of a bootstrap at `confidence` that resamples `interval_over`.
+    `normalizer` and `normalizer_version` say how texts were normalised, `alignment` how words were set against each
+    other (`speechssl.scoring.alignment`).
     """
 
     utterances: tuple[UtteranceErrors, ...]
@@ -203,3 +205,5 @@ class ErrorReport:
     confidence: float
     normalizer: str
     interval_over: Literal["speakers", "utterances"] = "utterances"
+    normalizer_version: str = ""
+    alignment: Literal["levenshtein", "sclite"] = "levenshtein"
