@@ -5,7 +5,7 @@ Shapes: B utterances, S samples, T frames, D model dim, N vocabulary.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from speechssl.ctc.chunking import ChunkedLogits, Chunking
 from speechssl.ctc.decoding import Hypothesis, greedy_decode
-from speechssl.ctc.scored import ScoredWord, join_words, score_tokens
+from speechssl.ctc.scored import ScoredWord, score_words
 from speechssl.ctc.streaming import GreedyStream
 from speechssl.encoder import SpeechEncoder, config_from_dict
 from speechssl.errors import AudioError, CheckpointError, ConfigError
@@ -38,6 +38,7 @@ __all__ = [
     "CHUNK_SECONDS",
     "CONTEXT_SECONDS",
     "MAX_SECONDS",
+    "Alternative",
     "CtcModel",
     "Decoder",
     "SpeechRecognizer",
@@ -192,6 +193,16 @@ class CtcModel(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """Another text that the beam search found; see `Hypothesis` for the scores."""
+
+    text: str
+    log_probability: float
+    lm_log10: float
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transcript:
     """What was recognised in one recording of `duration_seconds`.
 
@@ -203,6 +214,7 @@ class Transcript:
     words: tuple[Word, ...]
     duration_seconds: float
     confidence: float
+    alternatives: tuple[Alternative, ...] = ()
 
 
 class SpeechRecognizer:
@@ -293,12 +305,17 @@ class SpeechRecognizer:
         logits = torch.cat(list(self._run(chunked, blocks)))
         hypothesis = self.decoder(logits[None], torch.tensor([len(logits)]))[0]
         log_probabilities = logits.float().log_softmax(dim=-1)
-        return self._transcript(
+        transcript = self._transcript(
             hypothesis.text,
-            join_words(score_tokens(log_probabilities, hypothesis.tokens), self.model.vocabulary),
+            score_words(log_probabilities, hypothesis, separator=self.model.vocabulary.separator),
             num_samples=chunked.num_samples,
             mean_log_probability=float(log_probabilities.amax(dim=-1).double().mean()),
         )
+        others = [
+            Alternative(text=o.text, log_probability=o.log_probability, lm_log10=o.lm_log10, score=o.score)
+            for o in hypothesis.alternatives
+        ]
+        return replace(transcript, alternatives=tuple(others))
 
     def _recognize_greedily(self, blocks: Iterable[NDArray[np.float32]]) -> Transcript:
         """Like any decoder, but nothing is kept of the logits."""
@@ -335,17 +352,20 @@ class SpeechRecognizer:
 
     def recognize_batch(self, batch: AudioBatch) -> list[Hypothesis]:
         """Hypotheses of a batch; in one piece each, or cut as `transcribe` does when one is longer than that."""
-        if int(batch.num_samples.max()) <= seconds_to_samples(MAX_SECONDS, self.sample_rate):
-            return self._recognize_padded(batch)
-        return [
-            self._decode(row[:length]) for row, length in zip(batch.waveform, batch.num_samples.tolist(), strict=True)
-        ]
+        output = self.logits_of_batch(batch)
+        return self.decode(output.logits, output.num_frames)
 
     @torch.inference_mode()
-    def _recognize_padded(self, batch: AudioBatch) -> list[Hypothesis]:
-        device = self.model.device
-        output = self.model(batch.waveform.to(device), batch.num_samples.to(device))
-        return self.decode(output.logits, output.num_frames)
+    def logits_of_batch(self, batch: AudioBatch) -> CtcOutput:
+        """What `recognize_batch` decodes: logits `[B, T, N]` and num_frames i64 `[B]`."""
+        if int(batch.num_samples.max()) <= seconds_to_samples(MAX_SECONDS, self.sample_rate):
+            device = self.model.device
+            output: CtcOutput = self.model(batch.waveform.to(device), batch.num_samples.to(device))
+            return output
+        lengths = batch.num_samples.tolist()
+        logits = [self._logits(row[:length]) for row, length in zip(batch.waveform, lengths, strict=True)]
+        num_frames = torch.tensor([len(row) for row in logits])
+        return CtcOutput(logits=nn.utils.rnn.pad_sequence(logits, batch_first=True), num_frames=num_frames)
 
     def _edge(self, frame: int, duration: float) -> float:
         """Time of the border before frame number `frame`, within the recording."""
@@ -357,10 +377,6 @@ class SpeechRecognizer:
         if self.decoder is not None:
             return self.decoder(logits, num_frames)
         return greedy_decode(logits, num_frames, self.model.vocabulary)
-
-    def _decode(self, waveform: Tensor) -> Hypothesis:
-        logits = self._logits(waveform)
-        return self.decode(logits[None], torch.tensor([len(logits)]))[0]
 
     def chunked(self, chunking: Chunking | None = None) -> ChunkedLogits:
         """What turns samples into logits piece by piece; `chunking` is the recognizer's where None."""

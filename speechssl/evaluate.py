@@ -4,13 +4,18 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from speechssl.asr import SpeechRecognizer
+from speechssl.config import to_dict
+from speechssl.ctc.decoding import BeamConfig, BeamDecoder, Hypothesis
+from speechssl.ctc.decoding.choice import beam_settings, check_decoder
+from speechssl.ctc.decoding.file import DECODER_FILE, write_settings
 from speechssl.data import iterate_once
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
@@ -19,7 +24,8 @@ from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
 from speechssl.scoring import RateDifference, paired_bootstrap, score
-from speechssl.text import NormalizerName, normalizer_version
+from speechssl.text import NormalizerName, normalize, normalizer_version
+from speechssl.tuning import Tuning, collect_outputs, decode_outputs, tune
 from speechssl.types import ErrorReport, Utterance
 
 __all__ = [
@@ -37,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
 UTTERANCES_FILE = "utterances.csv"
+NBEST_FILE = "nbest.jsonl"
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +56,11 @@ class EvaluateConfig:
         checkpoint: a fine-tuning run, one of its checkpoints, a model directory or another tool's recogniser.
         manifest: utterances with texts.
         output: folder for result.json and utterances.csv; null writes nothing.
-        decoder: greedy takes the best label of every frame.
+        decoder: greedy takes the best label of every frame; beam searches as `beam` says; a decoder.json that tuning
+            wrote searches as it says, with the changed fields of `beam`.
+        beam: settings of the beam search.
+        tune: find the language model weight and the word score with the lowest WER on this manifest, which must be
+            development data, and write them to decoder.json in `output`; the decoder is beam then.
         normalizer: applied to references and hypotheses: none, lowercase, letters, basic or english; null takes the
             rule that the model was trained with.
         batch_seconds: padded audio that is recognised at a time.
@@ -60,7 +73,9 @@ class EvaluateConfig:
     checkpoint: str
     manifest: Path
     output: Path | None = None
-    decoder: Literal["greedy"] = "greedy"
+    decoder: str = "greedy"
+    beam: BeamConfig = field(default_factory=BeamConfig)
+    tune: bool = False
     normalizer: NormalizerName | None = None
     batch_seconds: float = 120.0
     num_bootstrap: int = 1000
@@ -69,6 +84,9 @@ class EvaluateConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_decoder(self.decoder)
+        if self.tune and self.output is None:
+            raise ConfigError(f"tune writes {DECODER_FILE} into output, so give output")
         if self.batch_seconds <= 0:
             raise ConfigError(f"batch_seconds must be above 0, but is {self.batch_seconds}")
         if self.num_bootstrap < 1:
@@ -82,17 +100,27 @@ class EvaluateResult:
     """The error rates, where they were written, and the utterances whose audio could not be used.
 
     An utterance in `failed` (id -> reason) has an empty hypothesis in `report`: all of its words count as deleted.
+    `unknown_characters` counts what of the references the model's vocabulary lacks (whole words where it writes
+    phonemes), `num_out_of_lexicon` the words of the references that a search with a lexicon cannot write, None without
+    one. `beam` holds the settings of the search, None of the greedy decoder, and `tuning` the trials.
     """
 
     report: ErrorReport
     directory: Path | None
     failed: Mapping[str, str]
+    unknown_characters: Mapping[str, int] = field(default_factory=dict)
+    num_out_of_lexicon: int | None = None
+    beam: BeamConfig | None = None
+    tuning: Tuning | None = None
 
 
-def run(config: EvaluateConfig) -> EvaluateResult:
+def run(config: EvaluateConfig, *, progress: Progress | None = None) -> EvaluateResult:
     """Recognise every utterance of the manifest and compare with its text.
 
+    `progress` is told the utterances recognised and their number, in tuning then the trials.
+
     Raises:
+        ConfigError: the decoder's settings cannot be used.
         CheckpointError: the model cannot be loaded.
         ManifestError: the manifest cannot be read, or rows have no text.
     """
@@ -104,11 +132,29 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             f"is {missing[0]!r}; add the texts, or use `speechssl transcribe` on recordings without"
         )
     recognizer = load_asr(config.checkpoint, device=resolve_device(config.device))
-    hypotheses, failed = recognize_manifest(recognizer, manifest, batch_seconds=config.batch_seconds)
+    vocabulary = recognizer.model.vocabulary
+    settings = beam_settings("beam" if config.tune and config.decoder == "greedy" else config.decoder, config.beam)
+    beam = None if settings is None else BeamDecoder(vocabulary, settings)
     normalizer = config.normalizer or recognizer.model.normalizer
+    references = {utterance.id: utterance.text or "" for utterance in manifest}
+    tuning = None
+    if config.tune:
+        assert beam is not None
+        outputs = collect_outputs(recognizer, manifest, batch_seconds=config.batch_seconds, progress=progress)
+        for name, reason in outputs.failed.items():
+            logger.warning("%s counts as not recognised: %s", name, reason)
+        tuning = tune(beam, outputs, references, normalizer=normalizer, progress=progress)
+        beam = tuning.decoder
+        found, failed = decode_outputs(beam.decode, outputs), dict(outputs.failed)
+    else:
+        recognizer.decoder = None if beam is None else beam.decode
+        found, failed = _recognize(recognizer, manifest, batch_seconds=config.batch_seconds, progress=progress)
+    texts = [normalize(reference, normalizer) for reference in references.values()]
+    unknown = sum((vocabulary.unknown_characters(text) for text in texts), Counter[str]())
+    outside = None if beam is None or not beam.uses_lexicon else _num_outside(texts, beam)
     report = score(
-        {utterance.id: utterance.text or "" for utterance in manifest},
-        hypotheses,
+        references,
+        {name: found[name].text if name in found else "" for name in references},
         normalizer=normalizer,
         speakers={utterance.id: utterance.speaker for utterance in manifest},
         num_bootstrap=config.num_bootstrap,
@@ -117,7 +163,11 @@ def run(config: EvaluateConfig) -> EvaluateResult:
     )
     if config.output is not None:
         details = {
-            "decoder": config.decoder,
+            "decoder": "greedy" if beam is None else "beam",
+            "beam": None if beam is None else to_dict(beam.config),
+            "unknown_characters": dict(unknown.most_common()),
+            "num_unknown_characters": unknown.total(),
+            "num_out_of_lexicon": outside,
             "num_bootstrap": config.num_bootstrap,
             "seed": config.seed,
             "checkpoint": str(config.checkpoint),
@@ -128,7 +178,48 @@ def run(config: EvaluateConfig) -> EvaluateResult:
             "failed": dict(failed),
         }
         save_report(report, config.output, details=details)
-    return EvaluateResult(report=report, directory=config.output, failed=failed)
+        if beam is not None and beam.config.num_hypotheses > 1:
+            _save_nbest(found, config.output)
+        if tuning is not None:
+            _save_tuning(tuning, config.output, details)
+    return EvaluateResult(
+        report=report,
+        directory=config.output,
+        failed=failed,
+        unknown_characters=unknown,
+        num_out_of_lexicon=outside,
+        beam=None if beam is None else beam.config,
+        tuning=tuning,
+    )
+
+
+def _num_outside(texts: list[str], beam: BeamDecoder) -> int:
+    """Words that the search's lexicon lacks."""
+    return sum(not beam.can_write(word) for text in texts for word in text.split())
+
+
+def _save_nbest(found: Mapping[str, Hypothesis], directory: Path) -> None:
+    """One line a hypothesis: `score` is what they are ranked by, `lm_log10` the language model's share before its
+    weight.
+    """
+    with _replacing(directory / NBEST_FILE) as file:
+        for name, best in found.items():
+            for rank, one in enumerate((best, *best.alternatives), start=1):
+                scores = {"acoustic": one.log_probability, "lm_log10": one.lm_log10, "score": one.score}
+                file.write(
+                    json.dumps({"id": name, "rank": rank, "text": one.text, **scores}, ensure_ascii=False) + "\n"
+                )
+
+
+def _save_tuning(tuning: Tuning, directory: Path, details: Mapping[str, Any]) -> None:
+    names = ("checkpoint", "model_directory", "manifest", "manifest_fingerprint")
+    facts = {
+        "tuned_on": {name: details[name] for name in names},
+        "wer": tuning.best.wer,
+        "cer": tuning.best.cer,
+        "trials": [asdict(trial) for trial in tuning.trials],
+    }
+    write_settings(directory / DECODER_FILE, tuning.decoder.config, facts)
 
 
 def _model_name(checkpoint: str) -> str:
@@ -145,7 +236,16 @@ def recognize_manifest(
 
     What could not be used has an empty hypothesis, and is logged by name.
     """
-    hypotheses = {str(name): "" for name in manifest.column("id").to_pylist()}
+    found, failed = _recognize(recognizer, manifest, batch_seconds=batch_seconds)
+    names = map(str, manifest.column("id").to_pylist())
+    return {name: found[name].text if name in found else "" for name in names}, failed
+
+
+def _recognize(
+    recognizer: SpeechRecognizer, manifest: Manifest, *, batch_seconds: float, progress: Progress | None = None
+) -> tuple[dict[str, Hypothesis], dict[str, str]]:
+    """Hypotheses by id, and the reasons where audio could not be used."""
+    hypotheses: dict[str, Hypothesis] = {}
     failed: dict[str, str] = {}
 
     def note(utterance: Utterance, error: AudioError) -> None:
@@ -159,8 +259,9 @@ def recognize_manifest(
         min_num_samples=receptive_field(recognizer.model.encoder.strided_layers),
         on_error=note,
     ):
-        for name, hypothesis in zip(batch.utterance_ids, recognizer.recognize_batch(batch), strict=True):
-            hypotheses[name] = hypothesis.text
+        hypotheses.update(zip(batch.utterance_ids, recognizer.recognize_batch(batch), strict=True))
+        if progress is not None:
+            progress(len(hypotheses) + len(failed), len(manifest))
     return hypotheses, failed
 
 

@@ -236,6 +236,15 @@ class Vocabulary:
             text = text.replace(self.word_prefix, " ")
         return _CASES[self.decode_case](" ".join(text.split()))
 
+    def spellings(self, word: str) -> tuple[tuple[int, ...], ...]:
+        """The label sequences that write a word; those of what it can write of it, see `unknown_characters`."""
+        labels = tuple(self.encode(word, skip_unknown=True))
+        return (labels,) if labels else ()
+
+    def in_written_case(self, text: str) -> str:
+        """`text` in the case in which texts are written."""
+        return _CASES[self.decode_case](text)
+
     def begins_word(self, label: int) -> bool:
         """Whether a token that is written begins a word, without a separator before it."""
         return bool(self.joiner) or (self.word_prefix is not None and self.tokens[label].startswith(self.word_prefix))

@@ -4,12 +4,14 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from speechssl.asr import SpeechRecognizer, Transcript
 from speechssl.audio import AUDIO_EXTENSIONS
+from speechssl.ctc.decoding import BeamConfig, choose_decoder
+from speechssl.ctc.decoding.choice import check_decoder
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError
 from speechssl.interop import load_asr
@@ -31,6 +33,8 @@ class TranscribeConfig:
         audio: recordings, and folders that are searched for recordings.
         format: text, json (words with their times) or srt (subtitles).
         timestamps: with text, one word a line with its start and end in seconds.
+        decoder: greedy, beam, or a decoder.json that `speechssl evaluate --tune` wrote.
+        beam: settings of the beam search; with several hypotheses json holds the others too.
         output: folder that gets one file a recording; null leaves the texts to the caller, who prints them.
         device: `auto` takes a GPU where there is one.
     """
@@ -39,10 +43,13 @@ class TranscribeConfig:
     audio: tuple[Path, ...]
     format: Format = "text"
     timestamps: bool = False
+    decoder: str = "greedy"
+    beam: BeamConfig = field(default_factory=BeamConfig)
     output: Path | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_decoder(self.decoder)
         if not self.audio:
             raise ConfigError("audio must name at least one recording or folder, but is empty")
         if self.timestamps and self.format != "text":
@@ -89,6 +96,7 @@ def run(config: TranscribeConfig, *, on_file: Callable[[FileTranscript], None] |
     if config.format == "srt" and config.output is None and len(targets) > 1:
         raise ConfigError(f"format srt makes one file a recording and there are {len(targets)}; give output a folder")
     recognizer = load_asr(config.checkpoint, device=resolve_device(config.device))
+    recognizer.decoder = choose_decoder(config.decoder, config.beam, recognizer.model.vocabulary)
     names = _output_names([relative for _, relative in targets], _SUFFIXES[config.format])
     files, written = [], []
     for (path, _), name in zip(targets, names, strict=True):
@@ -154,12 +162,14 @@ def render(files: Sequence[FileTranscript], *, format: Format, timestamps: bool 
 def _to_dict(file: FileTranscript) -> dict[str, object]:
     if file.transcript is None:
         return {"audio_filepath": str(file.path), "error": file.error}
+    alternatives = file.transcript.alternatives
     return {
         "audio_filepath": str(file.path),
         "duration": round(file.transcript.duration_seconds, 3),
         "text": file.transcript.text,
         "confidence": round(file.transcript.confidence, 4),
         "words": to_entries(file.transcript.words),
+        **({"alternatives": [asdict(other) for other in alternatives]} if alternatives else {}),
     }
 
 

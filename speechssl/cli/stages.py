@@ -29,7 +29,10 @@ EXAMPLES = {
     "speechssl pretrain --config pretrain.yaml --training.optim.peak_lr 5e-4",
     "finetune": "speechssl finetune --pretrained speechssl-tiny --train_manifest train.jsonl --valid_manifest dev.jsonl"
     " --run_directory runs/asr\nspeechssl finetune --config finetune.yaml --training.optim.peak_lr 1e-4",
-    "evaluate": "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --output runs/asr/test",
+    "evaluate": "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --output runs/asr/test\n"
+    "speechssl evaluate --checkpoint runs/asr --manifest dev.jsonl --output runs/asr/dev --tune"
+    " --beam.language_model lm.arpa\n"
+    "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --decoder runs/asr/dev/decoder.json",
     "transcribe": "speechssl transcribe runs/asr talk.flac interview.mp3\n"
     "speechssl transcribe runs/asr talk.flac --format srt",
     "embed": "speechssl embed speechssl-tiny recordings.jsonl --output embeddings/ --layer 3",
@@ -100,11 +103,13 @@ def finetune(words: list[str]) -> int:
 def evaluate(words: list[str]) -> int:
     """Word and character error rates."""
     from speechssl.evaluate import EvaluateConfig, run
+    from speechssl.text import describe_characters
 
     config = _config("evaluate", EvaluateConfig, words, "Word and character error rates of a recogniser on a manifest.")
     if config is None:
         return 0
-    result = run(config)
+    with progress_bar("evaluating") as progress:
+        result = run(config, progress=progress)
     report = result.report
     rows = [
         ("WER", percent(report.wer, 2), percent_interval(report.wer_interval)),
@@ -114,8 +119,20 @@ def evaluate(words: list[str]) -> int:
     say(
         f"{len(report.utterances)} utterances, {report.hits} words right, {report.substitutions} substituted,"
         f" {report.deletions} deleted, {report.insertions} inserted; normaliser {report.normalizer}; decoder"
-        f" {config.decoder}; intervals over {report.interval_over}"
+        f" {'greedy' if result.beam is None else 'beam'}; intervals over {report.interval_over}"
     )
+    if result.unknown_characters:
+        lacking = describe_characters(result.unknown_characters)
+        say(f"the vocabulary lacks {sum(result.unknown_characters.values())} characters of the references: {lacking}")
+    if result.num_out_of_lexicon:
+        total = sum(utterance.num_words for utterance in report.utterances)
+        say(f"the lexicon lacks {result.num_out_of_lexicon} of the {total} words of the references")
+    if result.tuning is not None:
+        best = result.tuning.best
+        say(
+            f"best of {len(result.tuning.trials)} trials: lm_weight {best.lm_weight:g}, word_score {best.word_score:g};"
+            f" use them by --decoder {config.output}/decoder.json; on data that they were chosen by, rates are too low"
+        )
     if result.failed:
         say(f"{len(result.failed)} recordings could not be used; all their words count as deleted")
     if result.directory is not None:

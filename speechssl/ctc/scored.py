@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from speechssl.ctc.decoding import TokenSpan
+from speechssl.ctc.decoding import Hypothesis, TokenSpan
 from speechssl.text import Vocabulary
 
 
@@ -104,4 +104,19 @@ def score_tokens(log_probabilities: Tensor, tokens: Sequence[TokenSpan]) -> list
             log_posterior=float(log_probabilities[token.start_frame : token.end_frame, token.label].mean()),
         )
         for token in tokens
+    ]
+
+
+def score_words(log_probabilities: Tensor, hypothesis: Hypothesis, *, separator: int | None) -> list[ScoredWord]:
+    """The words of a hypothesis with their labels and scores; log_probabilities `[T, N]`.
+
+    A search with a lexicon divides and spells words itself, so its words are taken as they are.
+    """
+    tokens = [token for token in score_tokens(log_probabilities, hypothesis.tokens) if token.label != separator]
+    return [
+        ScoredWord(
+            text=word.text,
+            tokens=tuple(t for t in tokens if word.start_frame <= t.start_frame and t.end_frame <= word.end_frame),
+        )
+        for word in hypothesis.words
     ]

@@ -1,15 +1,14 @@
-"""From CTC logits to text: the best path, with the frames of every character and word."""
+"""What was recognised: text, labels and words with their frames, scores, alternatives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from speechssl.text import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSpan:
-    """One written label and the frames `start_frame <= t < end_frame` in which it was the best."""
+    """One written label and the frames `start_frame <= t < end_frame` in which it stands on the path."""
 
     label: int
     start_frame: int
@@ -29,40 +28,23 @@ class WordSpan:
 class Hypothesis:
     """What was recognised in one utterance. `text` is empty when every frame says blank: that is an answer too.
 
-    `log_probability` is that of the best path, in nats, summed over the frames.
+    `log_probability` is that of the path that was chosen, in nats, summed over the frames: the acoustic score. A beam
+    search adds `lm_log10`, what its language model gives the whole text with the sentence's end (base 10, as such
+    models are written; 0 without one), and `score`, the sum that it ranks by (see `BeamConfig`). Its other hypotheses,
+    best first and each of another text, are the `alternatives`.
     """
 
     text: str
     tokens: tuple[TokenSpan, ...]
     words: tuple[WordSpan, ...]
     log_probability: float
+    lm_log10: float = 0.0
+    score: float | None = None
+    alternatives: tuple["Hypothesis", ...] = ()
 
 
-def greedy_decode(logits: Tensor, num_frames: Tensor, vocabulary: Vocabulary) -> list[Hypothesis]:
-    """Best-path decoding: the best label of every frame, repeats merged, blanks removed (Graves et al. 2006, 3.2).
-
-    Args:
-        logits: `[B, T, N]`; what lies beyond `num_frames` is ignored.
-        num_frames: i64 `[B]`.
-        vocabulary: N tokens.
-    """
-    best, labels = logits.float().log_softmax(dim=-1).max(dim=-1)  # [B, T] each
-    best, labels = best.cpu(), labels.cpu()
-    hypotheses = []
-    for row, length in enumerate(num_frames.tolist()):
-        tokens = _merge_repeats(labels[row, :length].tolist(), vocabulary.blank)
-        hypotheses.append(
-            Hypothesis(
-                text=vocabulary.decode([token.label for token in tokens]),
-                tokens=tokens,
-                words=_words(tokens, vocabulary),
-                log_probability=float(best[row, :length].double().sum()),
-            )
-        )
-    return hypotheses
-
-
-def _merge_repeats(labels: list[int], blank: int) -> tuple[TokenSpan, ...]:
+def merge_repeats(labels: Sequence[int], blank: int) -> tuple[TokenSpan, ...]:
+    """The labels of a path, one a frame, with repeats merged and blanks removed."""
     spans = []
     start = 0
     for frame in range(1, len(labels) + 1):
@@ -73,7 +55,8 @@ def _merge_repeats(labels: list[int], blank: int) -> tuple[TokenSpan, ...]:
     return tuple(spans)
 
 
-def _words(tokens: tuple[TokenSpan, ...], vocabulary: Vocabulary) -> tuple[WordSpan, ...]:
+def words_of(tokens: Sequence[TokenSpan], vocabulary: Vocabulary) -> tuple[WordSpan, ...]:
+    """Words as the vocabulary parts them: at separators, or before tokens that begin a word."""
     words: list[WordSpan] = []
     current: list[TokenSpan] = []
 

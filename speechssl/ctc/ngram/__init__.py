@@ -1,0 +1,1 @@
+"""N-gram language models: trained with modified Kneser-Ney smoothing, written as ARPA."""
