@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechssl.errors import AudioError, CheckpointError, ConfigError
 from speechssl.lengths import frame_stride, output_length, padding_mask, receptive_field
@@ -26,6 +25,7 @@ from speechssl.model_directory import (
     save_model,
 )
 from speechssl.nn.context_encoder import ContextEncoder, ContextVariant
+from speechssl.nn.dropout import dropout
 from speechssl.nn.feature_encoder import (
     ConvFeatureEncoder,
     FbankFeatureEncoder,
@@ -323,7 +323,7 @@ class SpeechEncoder(nn.Module):
             channel_mask: bool `[B, D]`, True channels of the projected latents are set to 0 in all frames.
             layers: also return every layer's output.
         """
-        x = F.dropout(self.projection(normalized), self.config.input_dropout, self.training)
+        x = dropout(self.projection(normalized), self.config.input_dropout, self.training)
         if frame_mask is not None:
             x = torch.where(frame_mask[:, :, None], self.mask_embedding.to(x.dtype), x)
         if channel_mask is not None:

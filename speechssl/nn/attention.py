@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechssl.nn.dropout import dropout, is_plain_cpu
+from speechssl.nn.dropped_attention import DroppedAttention
 from speechssl.nn.relative_positions import AttentionPositions
 
 Activation = Literal["gelu", "swish"]
@@ -43,8 +45,15 @@ class SelfAttention(nn.Module):
         batch, time, dim = x.shape
         heads = (batch, time, 3, self.num_heads, dim // self.num_heads)
         if self.positions is None:
-            # [B, T, 3 D] -> three of [B, H, T, E]
-            query, key, value = self.input_projection(x).view(heads).permute(2, 0, 3, 1, 4)
+            projected = self.input_projection(x).view(heads)
+            if self.training and self.dropout > 0 and is_plain_cpu(x):
+                joined = DroppedAttention.apply(  # type: ignore[no-untyped-call]
+                    projected, attention_mask, self.dropout
+                )  # [B, T, H, E]
+                mixed: Tensor = self.output_projection(joined.view(batch, time, dim))
+                return mixed
+            # [B, T, 3, H, E] -> three of [B, H, T, E]
+            query, key, value = projected.permute(2, 0, 3, 1, 4)
             bias = attention_mask
         else:
             assert shared is not None, "relative positions need what the context encoder shares among its layers"
@@ -81,5 +90,5 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`."""
-        x = F.dropout(self.activation(self.expand(x)), self.activation_dropout, self.training)
-        return F.dropout(self.contract(x), self.dropout, self.training)
+        x = dropout(self.activation(self.expand(x)), self.activation_dropout, self.training)
+        return dropout(self.contract(x), self.dropout, self.training)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.nn.attention import ACTIVATIONS, Activation, FeedForward, SelfAttention
+from speechssl.nn.dropout import dropout
 from speechssl.nn.positions import PaddedBatchNorm
 from speechssl.nn.relative_positions import AttentionPositions
 
@@ -59,7 +60,7 @@ class ConvolutionModule(nn.Module):
             y = self.norm(y, padding).transpose(1, 2)
         else:
             y = self.norm(y.transpose(1, 2))
-        return F.dropout(self.output(self.activation(y)), self.dropout, self.training)
+        return dropout(self.output(self.activation(y)), self.dropout, self.training)
 
 
 class ConformerLayer(nn.Module):
@@ -101,7 +102,7 @@ class ConformerLayer(nn.Module):
         """`x` `[B, T, D]`, `attention_mask` bool `[B, 1, 1, T]`, `padding` bool `[B, T]` -> `[B, T, D]`."""
         x = x + 0.5 * self.first_feed_forward(self.first_feed_forward_norm(x))
         attended = self.attention(self.attention_norm(x), attention_mask, shared)
-        x = x + F.dropout(attended, self.dropout, self.training)
+        x = x + dropout(attended, self.dropout, self.training)
         x = x + self.convolution(x, padding)
         x = x + 0.5 * self.feed_forward(self.feed_forward_norm(x))
         normalized: Tensor = self.output_norm(x)

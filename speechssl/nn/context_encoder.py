@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from speechssl.nn.attention import Activation, FeedForward, SelfAttention
 from speechssl.nn.conformer import ConformerLayer, ConvolutionModule, ConvolutionNorm
+from speechssl.nn.dropout import dropout
 from speechssl.nn.positions import BatchNormConvPositions, ConvPositions, StackedConvPositions
 from speechssl.nn.relative_positions import (
     AttentionPositionKind,
@@ -108,7 +108,7 @@ class TransformerLayer(nn.Module):
         return x
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class ContextEncoder(nn.Module):
@@ -208,7 +208,7 @@ class ContextEncoder(nn.Module):
             x = x + self.positions(x, padding)
         if self.norm_position == "post":
             x = self.norm(x)
-        x = F.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         shared = None if self.shared_positions is None else self.shared_positions(x)
         outputs = [x]
         for layer in self.layers:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechssl.lengths import StridedLayers, output_length, padding_mask
+from speechssl.nn.conv_stack import ConvStack, flat_weight, fold_group_norm, sample_windows
+from speechssl.nn.dropout import is_plain_cpu
 
 PaddingStatistics = Literal["masked", "included"]
 
@@ -55,6 +57,13 @@ def normalize_waveform(waveform: Tensor, num_samples: Tensor, *, eps: float = 1e
     return normalized.masked_fill(padding_mask(num_samples, waveform.shape[1]), 0)
 
 
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a layer is as it was built: no hook watches it, no other forward replaces its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    known = type(module) in (nn.Conv1d, MaskedGroupNorm, ChannelLayerNorm)
+    return known and not any(hooks) and "forward" not in vars(module)
+
+
 class MaskedGroupNorm(nn.Module):
     """GroupNorm with one group a channel, its statistics over the valid frames only.
 
@@ -76,6 +85,13 @@ class MaskedGroupNorm(nn.Module):
         mean, variance = masked_mean_and_variance(x, num_frames, time_dim=2)
         scale = self.weight[None, :, None] * torch.rsqrt(variance + self.eps)
         return ((x.float() - mean) * scale + self.bias[None, :, None]).to(x.dtype)
+
+    def fold(self, conv: nn.Conv1d, seen: Tensor) -> Tensor:
+        """Weight and bias of this norm after `conv` of one input channel, over the windows `seen` of one utterance."""
+        folded = fold_group_norm(conv.weight[:, 0], self.weight, self.bias, seen, eps=self.eps)
+        if conv.bias is not None:
+            folded = folded + 0 * conv.bias  # the norm takes it out again: no effect, and a gradient of zero
+        return folded
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -122,6 +138,8 @@ class ConvFeatureEncoder(nn.Module):
 
         No convolution pads, so a valid frame sees valid samples only.
         """
+        if self._runs_as_products(waveform, num_samples):
+            return self._as_products(waveform, num_samples)
         x = waveform[:, None, :]
         lengths = num_samples
         for index, conv in enumerate(self.convs):
@@ -134,6 +152,50 @@ class ConvFeatureEncoder(nn.Module):
         if not is_full(lengths, latents.shape[1]):
             latents = latents.masked_fill(padding_mask(lengths, latents.shape[1])[:, :, None], 0)
         return latents, lengths
+
+    def _runs_as_products(self, waveform: Tensor, num_samples: Tensor) -> bool:
+        """Whether `ConvStack` can do it: on the CPU, outside of traced graphs, for a waveform without a gradient.
+
+        And while nobody watches a convolution or norm by a hook, or has replaced it: it would not be called.
+        """
+        return (
+            is_plain_cpu(waveform)
+            and not waveform.requires_grad
+            and all(map(is_untouched, (*self.convs, *self.norms)))
+            and int(output_length(num_samples, self.strided_layers).min()) > 0
+        )
+
+    def _as_products(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` as matrix products, to rounding errors the same. Under autocast the first layer stays in fp32."""
+        convs = [conv for conv in self.convs if isinstance(conv, nn.Conv1d)]
+        channel_norms = [norm for norm in self.norms if isinstance(norm, ChannelLayerNorm)]
+        weight = convs[0].weight
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        with torch.autocast("cpu", enabled=False):
+            rows = waveform.to(weight.dtype).unbind()
+            layer = self.strided_layers[0]
+            seen = [sample_windows(row[:n], *layer) for row, n in zip(rows, num_samples.tolist(), strict=True)]
+            group_norm = self.norms[0]
+            if isinstance(group_norm, MaskedGroupNorm):
+                masked = group_norm.padding == "masked"
+                whole = seen if masked else [sample_windows(row, *layer) for row in rows]
+                first = torch.stack([group_norm.fold(convs[0], frames) for frames in whole])
+            else:
+                bias = convs[0].bias
+                first = torch.cat([weight[:, 0].T, (torch.zeros_like(weight[:, 0, 0]) if bias is None else bias)[None]])
+            parameters: list[Tensor | None] = _norm_parameters(channel_norms, 0)
+            for index, conv in enumerate(convs[1:], start=1):
+                bias = None if conv.bias is None else conv.bias.to(dtype)
+                parameters += [flat_weight(conv.weight).to(dtype), bias, *_norm_parameters(channel_norms, index)]
+            layers, eps = self.strided_layers[1:], channel_norms[0].eps if channel_norms else None
+            max_frames = output_length(waveform.shape[1], self.strided_layers)
+            latents = ConvStack.apply(seen, layers, eps, max_frames, first, *parameters)  # type: ignore[no-untyped-call]
+        return latents, output_length(num_samples, self.strided_layers)
+
+
+def _norm_parameters(norms: list[ChannelLayerNorm], index: int) -> list[Tensor | None]:
+    """Scale and shift of a layer's norm, where there are norms."""
+    return [norms[index].weight, norms[index].bias] if norms else [None, None]
 
 
 def stack_frames(features: Tensor, stack: int) -> Tensor:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechssl.nn.dropout import is_plain_cpu
+from speechssl.nn.group_conv import SameLengthConv, flat_weight
+
 
 class ConvPositions(nn.Module):
     """`[B, T, D]` -> position information `[B, T, D]`, to be added to the input.
@@ -38,6 +41,12 @@ class ConvPositions(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """`x` `[B, T, D]`, zero in the padding, so that a frame near the end sees what it would see alone."""
+        if is_plain_cpu(x):
+            with torch.autocast("cpu", enabled=False):
+                products: Tensor = SameLengthConv.apply(  # type: ignore[no-untyped-call]
+                    x, flat_weight(self.weight().to(x.dtype), self.groups)
+                )
+            return F.gelu(products + self.bias.to(x.dtype))
         y = same_length_conv(x.transpose(1, 2), self.weight().to(x.dtype), self.bias.to(x.dtype), self.groups)
         return F.gelu(y).transpose(1, 2)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import ConfigError
 from speechssl.lengths import padding_mask
+from speechssl.nn.dropout import dropout
 from speechssl.nn.masking import (
     MaskedPositions,
     gather_frames,
@@ -225,7 +226,7 @@ class ContrastiveObjective(nn.Module):
 
         valid = positions.valid & (positions.counts >= 2)[:, None]  # [B, M]
         masked_latents = gather_frames(latents.normalized, positions.indices)
-        to_quantize = F.dropout(masked_latents, config.feature_dropout, self.training)
+        to_quantize = dropout(masked_latents, config.feature_dropout, self.training)
         quantized = self.quantizer(
             to_quantize, valid, temperature=self.temperature(step), gumbel=draws.gumbel, generator=generator
         )
