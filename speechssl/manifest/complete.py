@@ -91,7 +91,7 @@ def _fill_from_headers(
     bad = []
     num_assumed = 0
     for row, file in zip(rows.tolist(), encoded.indices.to_pylist(), strict=True):
-        info = infos[file]
+        info = "no audio_filepath" if file is None else infos[file]
         if isinstance(info, AudioInfo):
             rate[row] = info.sample_rate if np.isnan(rate[row]) else rate[row]
             duration[row] = info.duration - offsets[row] if np.isnan(duration[row]) else duration[row]

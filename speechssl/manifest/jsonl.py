@@ -199,7 +199,7 @@ def _parse_blocks(path: Path) -> Iterator[tuple[pa.Table, list[LineProblem]]]:
             block += file.readline()
             try:
                 yield _parse_block(block), []
-            except pa.ArrowInvalid:
+            except (pa.ArrowInvalid, UnicodeDecodeError):  # the latter from names of fields
                 table, _, problems = _parse_lines(io.BytesIO(block), number)
                 yield table, problems
             number += block.count(b"\n")

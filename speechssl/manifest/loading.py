@@ -207,6 +207,8 @@ def _file_errors(path: Path) -> Iterator[None]:
         yield
     except PermissionError:
         raise ManifestError(f"{path}: permission denied; make the file readable for this user (chmod +r)") from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Arrow's own for damage has none
+            raise
         kind = path.suffix.lower()[1:]
         raise ManifestError(f"{path}: cannot be read as {kind} ({error}); write it again") from None

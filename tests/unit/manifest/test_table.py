@@ -238,3 +238,15 @@ def test_many_rows_are_handled_by_columns(tmp_path: Path) -> None:
     assert half.fingerprint() == Manifest.load(tmp_path / "sub/m.parquet").fingerprint()
     # About one second of processor time; a Python object for every row at every step would take ten times as long.
     assert time.process_time() - started < 6
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    Manifest.from_utterances(
+        [Utterance(id="a", audio_filepath="a.wav", sample_rate=8000, num_samples=80, duration=0.01)]
+    ).save(path)
+    content = bytearray(path.read_bytes())
+    content[20:60] = bytes(40)  # the page of ids
+    path.write_bytes(bytes(content))
+    with pytest.raises(ManifestError, match="m.parquet: cannot be read as parquet .*; write it again"):
+        list(Manifest.load(path))

@@ -1,0 +1,261 @@
+"""Mutated files, read in a process of their own: whatever happens there, it must be an answer or an error of ours.
+
+As a command it is the long campaign: `python tests/unit/fuzzing.py --corpora CORPORA --seconds 600 --seed 1` mutates
+real recordings of every format, and manifests, until the time is up; it prints how many files were read and how many
+refused, by format, with the slowest and the most memory, and keeps in `--keep` whatever broke a promise.
+
+As a worker (`--worker`) it reads one JSON object a line, `{"kind": "audio", "path": ...}`, and answers with one.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Mutation = tuple[str, float, int]
+"""What is done, where (as a fraction of the file), and a number that means what the mutation takes it for."""
+
+KINDS = ("flip", "byte", "zeros", "ones", "cut", "insert", "repeat", "delete", "big")
+
+
+def mutate(content: bytes, mutations: Sequence[Mutation]) -> bytes:
+    """`content` after all mutations, in order; deterministic."""
+    data = bytearray(content)
+    for kind, where, number in mutations:
+        at = min(int(where * len(data)), max(0, len(data) - 1))
+        size = 1 + number % 64
+        if not data:
+            break
+        if kind == "flip":
+            data[at] ^= 1 << number % 8
+        elif kind == "byte":
+            data[at] = number % 256
+        elif kind in ("zeros", "ones"):
+            data[at : at + size] = (b"\0" if kind == "zeros" else b"\xff") * len(data[at : at + size])
+        elif kind == "cut":
+            del data[at:]
+        elif kind == "insert":
+            data[at:at] = random.Random(number).randbytes(size)
+        elif kind == "repeat":
+            data[at:at] = data[at : at + 8 * size]
+        elif kind == "delete":
+            del data[at : at + size]
+        else:  # a length field that claims the most
+            data[at : at + 4] = b"\xff\xff\xff\x7f"
+    return bytes(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came of a file: `outcome` is `read`, `refused`, or what broke the promise."""
+
+    outcome: str
+    detail: str
+    seconds: float
+    megabytes: float
+
+
+class Worker:
+    """A process that reads files, started again when one has killed it."""
+
+    def __init__(self, *, limit_seconds: float = 30.0, limit_megabytes: int = 20000) -> None:
+        self._limit_seconds = limit_seconds
+        self._limit_megabytes = limit_megabytes
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, request: Mapping[str, Any]) -> Answer:
+        """Read one file; a crash, a hang and an unforeseen error are answers too."""
+        process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        started = time.monotonic()
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], self._limit_seconds)
+        line = process.stdout.readline() if ready else ""
+        seconds = time.monotonic() - started
+        if line:
+            return Answer(seconds=seconds, **json.loads(line))
+        self.close()
+        code = process.returncode
+        outcome = f"crash ({code})" if ready else f"hang (over {self._limit_seconds:g} s)"
+        return Answer(outcome=outcome, detail="", seconds=seconds, megabytes=0.0)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=0.2)  # one that has crashed keeps its exit code
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _started(self) -> "subprocess.Popen[str]":
+        if self._process is None:
+            words = [sys.executable, "-W", "ignore", __file__, "--worker", str(self._limit_megabytes)]
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        return self._process
+
+
+def serve(limit_megabytes: int) -> None:
+    """Answer requests until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (limit_megabytes << 20, limit_megabytes << 20))
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            outcome, detail = READERS[request["kind"]](request["path"])
+        except Exception as error:
+            outcome, detail = _judge(error, request["path"])
+        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"outcome": outcome, "detail": detail, "megabytes": megabytes}), flush=True)
+
+
+def _judge(error: Exception, path: str) -> tuple[str, str]:
+    from speechssl.errors import SpeechSSLError
+
+    text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, SpeechSSLError):
+        return "unforeseen error", text
+    if Path(path).name not in str(error):
+        return "an error that does not name the file", text
+    return "refused", text
+
+
+def read_audio(path: str) -> tuple[str, str]:
+    """Probe, read all at its own rate, read a span at another rate; every sample is a number."""
+    import numpy as np
+
+    from speechssl import audio
+
+    info = audio.probe(path)
+    whole = audio.read(path)
+    part = audio.read(path, sample_rate=16000, offset=0.0, duration=0.1)
+    for waveform in (whole, part):
+        if waveform.dtype != np.float32 or waveform.ndim != 1 or not len(waveform) or not np.isfinite(waveform).all():
+            return "wrong samples", f"{waveform.dtype} {waveform.shape}"
+    return "read", f"{info.num_samples}"
+
+
+def read_manifest(path: str) -> tuple[str, str]:
+    """Load, look at every row, validate."""
+    from speechssl.manifest import Manifest, validate_manifest
+
+    try:
+        validate_manifest(path, audio=False)
+    except Exception as error:
+        outcome, detail = _judge(error, path)
+        if outcome != "refused":
+            return outcome, detail
+    rows = list(Manifest.load(path))
+    return "read", f"{len(rows)}"
+
+
+READERS = {"audio": read_audio, "manifest": read_manifest}
+
+
+def samples_of(corpora: Path, folder: Path) -> dict[str, Path]:
+    """A real recording in every format, and a manifest in both; name -> file. Recordings of about a second."""
+    import numpy as np
+    import soundfile
+
+    from speechssl.manifest import build_manifest
+
+    clip = sorted((corpora / "fsdd" / "audio").glob("*.flac"))[0]
+    samples, rate = soundfile.read(clip, dtype="float32")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"flac": clip}
+    writers = {
+        "wav": ("WAV", "PCM_16"),
+        "wav-float": ("WAV", "FLOAT"),
+        "wav-ulaw": ("WAV", "ULAW"),
+        "aiff": ("AIFF", "PCM_16"),
+        "au": ("AU", "PCM_16"),
+        "ogg": ("OGG", "VORBIS"),
+        "opus": ("OGG", "OPUS"),
+        "mp3": ("MP3", "MPEG_LAYER_III"),
+    }
+    for name, (container, subtype) in writers.items():
+        suffix = name.partition("-")[0]
+        found[name] = folder / f"sample-{name}.{suffix}"
+        soundfile.write(found[name], np.tile(samples, 2), rate, format=container, subtype=subtype)
+    small = folder / "clips"
+    small.mkdir(exist_ok=True)
+    for path in sorted((corpora / "fsdd" / "audio").glob("*_0.flac"))[:12]:
+        (small / path.name).write_bytes(path.read_bytes())
+    manifest = build_manifest(small).manifest
+    for suffix in ("jsonl", "parquet"):
+        found[f"manifest-{suffix}"] = folder / f"sample.{suffix}"
+        manifest.save(found[f"manifest-{suffix}"])
+    return found
+
+
+def request_for(name: str, content: bytes, like: Path, folder: Path) -> dict[str, str]:
+    """Write a mutated file and the request for it."""
+    path = folder / f"mutated{like.suffix}"
+    path.write_bytes(content)
+    return {"kind": "manifest" if name.startswith("manifest") else "audio", "path": str(path)}
+
+
+def random_mutations(generator: random.Random) -> list[Mutation]:
+    """One to six; half of all places lie in the first twentieth, where headers are."""
+    places = [generator.random() * generator.choice((0.05, 1.0)) for _ in range(generator.choice((1, 1, 2, 3, 6)))]
+    return [(generator.choice(KINDS), place, generator.randrange(1 << 16)) for place in places]
+
+
+def campaign(corpora: Path, *, seconds: float, seed: int, keep: Path) -> int:
+    """Mutate and read until the time is up; the number of broken promises."""
+    generator, worker = random.Random(seed), Worker()
+    outcomes: dict[str, Counter[str]] = {}
+    slowest, most, broken = 0.0, 0.0, 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        samples = {name: (path, path.read_bytes()) for name, path in samples_of(corpora, folder / "samples").items()}
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for name, (like, content) in samples.items():
+                mutated = mutate(content, random_mutations(generator))
+                answer = worker.ask(request_for(name, mutated, like, folder))
+                outcomes.setdefault(name, Counter())[answer.outcome] += 1
+                slowest, most = max(slowest, answer.seconds), max(most, answer.megabytes)
+                if answer.outcome not in ("read", "refused"):
+                    broken += 1
+                    keep.mkdir(parents=True, exist_ok=True)
+                    (keep / f"{name}-{broken:03}{like.suffix}").write_bytes(mutated)
+                    print(f"{name}: {answer.outcome}: {answer.detail}", flush=True)
+        worker.close()
+    for name, counts in outcomes.items():
+        print(f"{name}: {sum(counts.values())} files, {dict(counts)}")
+    print(f"slowest {slowest:.2f} s, at most {most:.0f} MB; {broken} broken promises; seed {seed}")
+    return broken
+
+
+def main() -> None:
+    """Worker or campaign."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--corpora", type=Path, default=Path(os.environ.get("SPEECHSSL_CORPORA", "../shared/corpora")))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("fuzz"))
+    arguments = parser.parse_args()
+    if arguments.worker:
+        serve(arguments.worker)
+    else:
+        sys.exit(campaign(arguments.corpora, seconds=arguments.seconds, seed=arguments.seed, keep=arguments.keep) > 0)
+
+
+if __name__ == "__main__":
+    main()
