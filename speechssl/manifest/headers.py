@@ -25,7 +25,7 @@ from speechssl.manifest.header_journal import Files, HeaderJournal, Numbers
 from speechssl.manifest.scan import Progress, default_num_workers, map_in_threads, try_probe
 
 _CHUNK = 128
-_FEW = 1024  # not worth the start of processes
+_FEW = 256  # not worth the start of processes
 
 Chunk = Sequence[str]
 Probed = tuple[Numbers, Numbers, dict[int, AudioError]]

@@ -32,6 +32,7 @@ def run(words: list[str]) -> int:
     options: SplitOptions | None = parse("split", SplitOptions, words, ("manifest",))
     if options is None:
         return 0
-    parts = split_manifest(Manifest.load(options.manifest), options.parts, by=options.by, seed=options.seed)
-    save_all(parts, options.output, like=options.manifest)
+    manifest = Manifest.load(options.manifest)
+    parts = split_manifest(manifest, options.parts, by=options.by, seed=options.seed)
+    save_all(parts, options.output, like=options.manifest, whole_seconds=manifest.total_seconds)
     return 0

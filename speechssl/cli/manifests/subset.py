@@ -40,10 +40,12 @@ def run(words: list[str]) -> int:
     sizes = {60.0 * minutes: f"{minutes:g}min" for minutes in options.minutes}
     sizes |= {3600.0 * hours: f"{hours:g}h" for hours in options.hours}
     ordered = sorted(sizes)
-    subsets = subset_manifest(Manifest.load(options.manifest), ordered, seed=options.seed)
+    manifest = Manifest.load(options.manifest)
+    subsets = subset_manifest(manifest, ordered, seed=options.seed)
     save_all(
         {sizes[size]: subset for size, subset in zip(ordered, subsets, strict=True)},
         options.output,
         like=options.manifest,
+        whole_seconds=manifest.total_seconds,
     )
     return 0
