@@ -6,8 +6,8 @@ loaders. The torchcodec decoder of Hugging Face datasets is compared where `torc
 
 The clock starts when the first batch is there and stops with the last, so that neither imports nor the start of worker
 processes count. Worker processes read ahead while the first batch is awaited, so with them there is so much to deliver
-that what was read ahead is a small part. With 0 workers a case is bound to one core (libraries that start threads of their own share it), with 2
-workers to two. All loaders must deliver the same number of samples.
+that what was read ahead is a small part. With 0 workers a case is bound to one core (libraries that start threads of
+their own share it), with 2 workers to two. All loaders must deliver the same number of samples.
 """
 
 import importlib
