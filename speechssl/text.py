@@ -245,6 +245,11 @@ class Vocabulary:
         """`text` in the case in which texts are written."""
         return _CASES[self.decode_case](text)
 
+    @cached_property
+    def unit_names(self) -> tuple[str, ...]:
+        """What language models over labels call each label: its token, and the separator `|`."""
+        return tuple(WORD_SEPARATOR if i == self.separator else token for i, token in enumerate(self.tokens))
+
     def begins_word(self, label: int) -> bool:
         """Whether a token that is written begins a word, without a separator before it."""
         return bool(self.joiner) or (self.word_prefix is not None and self.tokens[label].startswith(self.word_prefix))

@@ -32,6 +32,7 @@ COMMANDS = {
     "finetune": Command("speechssl.cli.stages:finetune", "train a speech recogniser on transcribed audio"),
     "evaluate": Command("speechssl.cli.stages:evaluate", "word and character error rates of a recogniser"),
     "transcribe": Command("speechssl.cli.stages:transcribe", "write down what is said in recordings"),
+    "lm": Command("speechssl.cli.lm:lm", "n-gram language models from texts, for the beam search"),
     "embed": Command("speechssl.cli.stages:embed", "embeddings of a manifest as Parquet"),
     "probe": Command("speechssl.cli.stages:probe", "linear classifiers on frozen representations, beside baselines"),
     "label-efficiency": Command(

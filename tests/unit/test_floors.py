@@ -15,6 +15,7 @@ FLOORS = {
     "manifest": 2, "encoder": 2, "ctc": 2, "scoring": 2,
     "data": 3, "objectives": 3, "training": 3, "asr": 3,
     "interop": 3.5, "tuning": 3.5,  # between the models and the stages that load them
+    "language_model": 4,
     "pretrain": 4, "finetune": 4, "evaluate": 4, "transcribe": 4, "embed": 4, "probe": 4, "report": 4,
     "run_report": 5,  # runs stages for its page
     "label_efficiency": 5,  # fine-tunes and evaluates many times

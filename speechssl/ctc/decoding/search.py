@@ -36,11 +36,6 @@ class Parts:
         return total + float(self.model.finish(state)[1])
 
 
-def unit_names(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """How a language model over labels names them: the separator is `|`, all others are the tokens."""
-    return tuple("|" if label == vocabulary.separator else token for label, token in enumerate(vocabulary.tokens))
-
-
 def build_parts(vocabulary: Vocabulary, config: BeamConfig) -> Parts:
     """Read language model and lexicon as configured.
 
@@ -49,13 +44,14 @@ def build_parts(vocabulary: Vocabulary, config: BeamConfig) -> Parts:
     """
     path = config.language_model
     words = None if path is None else read_words(path)
-    units = unit_names(vocabulary)
+    units = vocabulary.unit_names
     search = config.search
+    # a model of labels may know some that this vocabulary lacks, and words may be one label long
+    over_labels = words is not None and 2 * len(words & set(units)) > len(words)
     if search == "auto":
-        over_labels = words is not None and words <= set(units)
         search = "lexicon" if config.lexicon is not None or not (over_labels or path is None) else "free"
     if search == "free":
-        if words is not None and not words & set(units):
+        if words is not None and not over_labels:
             raise ConfigError(
                 f"{path}: is a model of words, and the free search takes one of labels; make one with"
                 " `speechssl lm --units characters`, or search with a lexicon"
