@@ -102,9 +102,9 @@ def import_command(words: list[str]) -> int:
     save_imported(model, options.output)
     for note in model.notes:
         say(f"note: {note}")
-    if model.kind == "pretraining":
-        say("note: the pre-training heads stay with the source, a model directory holds the encoder alone")
-    what = "a recogniser" if model.kind == "ctc" else "an encoder"
+    what = {"ctc": "a recogniser", "pretraining": "an encoder with its pre-training heads"}.get(
+        model.kind, "an encoder"
+    )
     say(f"written: {options.output}, {what} from {model.origin.architecture} ({model.origin.format})")
     return 0
 

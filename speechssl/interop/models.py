@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from speechssl.asr import CtcModel, SpeechRecognizer
-from speechssl.config import from_dict, read_yaml
+from speechssl.config import from_dict, read_yaml, to_dict
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop.card import ModelFacts
@@ -17,9 +17,12 @@ from speechssl.model_directory import CONFIG_FILE, load_weights, resolve_model_d
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.training.checkpoint import STATE_FILE
 from speechssl.training.records import read_metrics
-from speechssl.training.tensors import read_tensors
+from speechssl.training.tensors import read_tensors, write_tensors
 
 OBJECTIVE_FILE = "objective.safetensors"
+"""Beside the encoder: in a checkpoint of pre-training, and in the model directory of an imported pre-training model."""
+OBJECTIVE_KEY = "contrastive"
+"""Of a run's `config.yaml` and of such a model directory's `config.json`."""
 RUN_CONFIG_FILE = "config.yaml"
 _METRICS = ("valid_loss", "valid_accuracy", "valid_code_perplexity", "valid_wer", "valid_cer", "audio_hours")
 
@@ -37,7 +40,8 @@ def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> Speec
 
 
 def load_pretraining(source: str | Path) -> PretrainingModel:
-    """Load an encoder with its objective: a pre-training run or checkpoint, or another tool's pre-training model.
+    """Load an encoder with its objective: a pre-training run or checkpoint, another tool's pre-training model, or the
+    model directory that `save_imported` made of one.
 
     Raises:
         CheckpointError: nothing usable is there, or no objective beside the encoder.
@@ -46,12 +50,12 @@ def load_pretraining(source: str | Path) -> PretrainingModel:
         model = import_model(source)
         return PretrainingModel(encoder=model.build_encoder(), objective=model.build_objective())
     directory = resolve_model_directory(source)
-    objective = _run_objective(directory)
-    if objective is None:
+    model = _own_pretraining(directory)
+    if model is None:
         raise CheckpointError(
             f"{source}: holds no {OBJECTIVE_FILE} of a pre-training run; give such a run or one of its checkpoints"
         )
-    return PretrainingModel(encoder=SpeechEncoder.load(directory), objective=objective)
+    return model
 
 
 def load_model(source: str | Path) -> Exportable:
@@ -79,14 +83,13 @@ def _load_own(source: str | Path) -> Exportable:
     directory = resolve_model_directory(source)
     if _json(directory / CONFIG_FILE).get("model_type") == "ctc":
         return CtcModel.load(directory)
-    if (directory / OBJECTIVE_FILE).is_file() and run_of(directory) is not None:
-        return load_pretraining(source)
-    return SpeechEncoder.load(directory)
+    return _own_pretraining(directory) or SpeechEncoder.load(directory)
 
 
 def save_imported(model: ImportedModel, directory: str | Path) -> None:
     """Write a model directory of ours: `config.json` with an `origin`, `model.safetensors`, and `vocab.json` where the
-    model writes text. Pre-training heads are left out, since a model directory holds what outlives them.
+    model writes text. The quantizer and projections of a pre-training model go into `objective.safetensors`, their
+    settings into `config.json`, so that its pre-training can go on from the directory.
 
     Raises:
         ConfigError: the directory holds something already.
@@ -98,6 +101,9 @@ def save_imported(model: ImportedModel, directory: str | Path) -> None:
     built.save(directory)
     path = directory / CONFIG_FILE
     content = {**_json(path), "origin": {**model.origin.to_dict(), "notes": list(model.notes)}}
+    if model.objective is not None:
+        content[OBJECTIVE_KEY] = to_dict(model.objective)
+        write_tensors(directory / OBJECTIVE_FILE, model.build_objective().state_dict())
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -128,18 +134,22 @@ def run_of(directory: Path) -> Path | None:
     return run if (run / RUN_CONFIG_FILE).is_file() and directory.absolute().parent.name == "checkpoints" else None
 
 
-def _run_objective(directory: Path) -> ContrastiveObjective | None:
-    run = run_of(directory)
-    if run is None or not (directory / OBJECTIVE_FILE).is_file():
+def _own_pretraining(directory: Path) -> PretrainingModel | None:
+    """The encoder with its objective; None where there is none."""
+    if not (directory / OBJECTIVE_FILE).is_file():
         return None
-    values = read_yaml(run / RUN_CONFIG_FILE)
-    if values.get("objective") != "contrastive":
+    run = run_of(directory)
+    file = directory / CONFIG_FILE if run is None else run / RUN_CONFIG_FILE
+    values = _json(file) if run is None else read_yaml(file)
+    if run is not None and values.get("objective") != "contrastive":
         raise CheckpointError(f"{run}: its objective is {values.get('objective')!r}, which no other tool knows")
-    config = from_dict(ContrastiveConfig, values["contrastive"], source=str(run / RUN_CONFIG_FILE))
+    if OBJECTIVE_KEY not in values:
+        return None
+    config = from_dict(ContrastiveConfig, values[OBJECTIVE_KEY], source=str(file))
     encoder = SpeechEncoder.load(directory)
     objective = ContrastiveObjective(config, latent_dim=encoder.config.latent_dim, model_dim=encoder.config.model_dim)
     load_weights(objective, read_tensors(directory / OBJECTIVE_FILE), source=directory / OBJECTIVE_FILE)
-    return objective.eval()
+    return PretrainingModel(encoder=encoder, objective=objective.eval())
 
 
 def _with_origin(name: str, origin: dict[str, Any]) -> ModelFacts:

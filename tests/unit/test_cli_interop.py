@@ -13,8 +13,9 @@ from speechssl.asr import CtcModel
 from speechssl.cli import main
 from speechssl.config import to_dict, write_yaml
 from speechssl.encoder import EncoderConfig, SpeechEncoder
+from speechssl.interop import load_pretraining
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
-from speechssl.pretrain import PretrainConfig
+from speechssl.pretrain import PretrainConfig, build_models
 from speechssl.text import Vocabulary
 from speechssl.training.tensors import write_tensors
 
@@ -70,10 +71,20 @@ def test_a_pretraining_run_goes_out_with_its_heads_and_facts_and_comes_back(tmp_
 
     code, out, err = run("import", tmp_path / "out", "--output", tmp_path / "back")
     assert code == 0, err
-    assert "note: the pre-training heads stay with the source" in out
-    assert "an encoder from wav2vec2 (huggingface)" in out
+    assert "an encoder with its pre-training heads from wav2vec2 (huggingface)" in out
     before, after = speechssl.load_encoder(source).state_dict(), speechssl.load_encoder(tmp_path / "back").state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    before, after = (load_pretraining(name).objective for name in (source, tmp_path / "back"))
+    assert after.config.num_entries == 8 and after.config.final_dim == 12
+    assert all(torch.equal(tensor, after.state_dict()[name]) for name, tensor in before.state_dict().items())
+    theirs, mine = (
+        build_models(
+            PretrainConfig(manifests=(Path("x.jsonl"),), run_directory=tmp_path / "next", initialize_from=str(source))
+        )
+        for source in (tmp_path / "out", tmp_path / "back")
+    )
+    for one, other in zip(theirs, mine, strict=True):  # encoder and objective
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
     origin = json.loads((tmp_path / "back" / "config.json").read_text(encoding="utf-8"))["origin"]
     assert (origin["format"], origin["architecture"]) == ("huggingface", "wav2vec2")
 
