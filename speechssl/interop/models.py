@@ -50,12 +50,12 @@ def load_pretraining(source: str | Path) -> PretrainingModel:
         model = import_model(source)
         return PretrainingModel(encoder=model.build_encoder(), objective=model.build_objective())
     directory = resolve_model_directory(source)
-    model = _own_pretraining(directory)
-    if model is None:
+    own = _own_pretraining(directory)
+    if own is None:
         raise CheckpointError(
             f"{source}: holds no {OBJECTIVE_FILE} of a pre-training run; give such a run or one of its checkpoints"
         )
-    return model
+    return own
 
 
 def load_model(source: str | Path) -> Exportable:
