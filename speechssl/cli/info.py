@@ -5,12 +5,16 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from speechssl import __version__
 from speechssl.cli.options import stage_config
 from speechssl.cli.output import say, table
 from speechssl.config import flatten
+
+if TYPE_CHECKING:
+    from speechssl.interop import ModelFacts
 
 _PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "librosa", "av", "jiwer", "transformers", "fairseq2")
 _MANIFEST_ENDINGS = (".jsonl", ".json", ".parquet")
@@ -97,15 +101,47 @@ def _model(source: str) -> dict[str, Any]:
     """What a model is, whatever tool wrote it."""
     from speechssl.interop.loading import identify
     from speechssl.interop.models import load_described
+    from speechssl.interop.programs import is_program
 
+    if is_program(Path(source)):
+        return _program(Path(source))
     kind = identify(source)
     model, facts = load_described(source)
-    values = {"format": kind, **describe(model), "licence": facts.licence or "not recorded"}
-    if facts.origin:
-        values["origin"] = dict(facts.origin)
+    return _arranged(kind, describe(model), facts)
+
+
+def _program(folder: Path) -> dict[str, Any]:
+    """What stands beside an exported graph; the graph itself is not run."""
+    import torch
+
+    from speechssl.encoder import SpeechEncoder
+    from speechssl.interop.programs import read_description
+
+    told = read_description(folder)
+    with torch.device("meta"):
+        described = describe(SpeechEncoder(told.config))
+    if told.vocabulary is not None:
+        head = (told.config.model_dim + 1) * len(told.vocabulary)
+        described |= {
+            "kind": "CTC recogniser", "parameters": described["parameters"] + head,
+            "vocabulary": list(told.vocabulary), "normalizer of texts": told.normalizer,
+        }  # fmt: skip
+    return _arranged(told.format, {**described, "gives": told.output}, told.facts)
+
+
+def _arranged(kind: str, described: dict[str, Any], facts: "ModelFacts") -> dict[str, Any]:
+    """What is known of a model in the order in which it is shown; the encoder's settings come last."""
+    settings = described.pop("encoder")
+    size = f"{settings['front_end']} front end, {settings['num_layers']} {settings['variant']['layer']} layers of"
+    architecture = f"{size} {settings['model_dim']}"
+    values = {
+        "format": kind, "kind": described.pop("kind"),
+        "architecture": f"{facts.architecture}: {architecture}" if facts.architecture else architecture,
+        **described, "licence": facts.licence or "not recorded", "origin": dict(facts.origin) or "trained here",
+    }  # fmt: skip
     if facts.training:
         values["training"] = dict(facts.training)
-    return values
+    return values | {"encoder": settings}
 
 
 def describe(model: Any) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
 
 from speechssl import __version__
 from speechssl.asr import CtcModel
@@ -10,6 +13,7 @@ from speechssl.interop.gate import REPORT_FILE, ParityReport, encoder_of
 from speechssl.interop.model import Exportable, PretrainingModel
 from speechssl.text import describe_characters
 
+CARD_FILE = "README.md"
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*\Z")
 _KINDS = {"ctc": "speech recogniser (CTC)", "pretraining": "speech encoder with its pre-training heads",
           "encoder": "speech encoder"}  # fmt: skip
@@ -71,6 +75,22 @@ def model_card(
     if notes:
         sections.append("## What the format lacks\n\n" + "\n".join(f"- {note}" for note in notes))
     return "\n\n".join(sections) + "\n"
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence in the head of the model card (`README.md`) in a folder; None where there is none."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return None
+    parts = path.read_text(encoding="utf-8", errors="replace").split("---")
+    if len(parts) < 3:
+        return None
+    try:
+        head = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    licence = head.get("license") if isinstance(head, dict) else None
+    return None if licence is None else str(licence)
 
 
 def _head(model: Exportable, facts: ModelFacts, library: str | None) -> str:

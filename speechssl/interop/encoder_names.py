@@ -86,6 +86,28 @@ def transformer_pairs(config: EncoderConfig, names: EncoderNames) -> list[Pair]:
     return pairs
 
 
+def gated_bias_pairs(
+    config: EncoderConfig,
+    attention: str,
+    *,
+    embedding: str = "rel_attn_embed",
+    gate: str = "gru_rel_pos_linear",
+    scale: str = "gru_rel_pos_const",
+) -> list[Pair]:
+    """WavLM's relative positions; `attention` holds `{i}`, the embedding is that of layer 0."""
+    pairs = [
+        Pair(
+            ours="context_encoder.shared_positions.embedding.weight",
+            theirs=f"{attention.format(i=0)}.{embedding}.weight",
+        )
+    ]
+    for i in range(config.num_layers):
+        ours, theirs = f"context_encoder.layers.{i}.attention.positions", attention.format(i=i)
+        pairs += linear(f"{ours}.gate", f"{theirs}.{gate}")
+        pairs.append(Pair(ours=f"{ours}.scale", theirs=f"{theirs}.{scale}"))
+    return pairs
+
+
 def wav2vec2_pairs(config: EncoderConfig, names: EncoderNames) -> list[Pair]:
     """A whole encoder of wav2vec 2.0's architecture."""
     return [

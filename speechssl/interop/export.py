@@ -8,7 +8,7 @@ from typing import Any
 
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop import programs
-from speechssl.interop.card import ModelFacts, model_card
+from speechssl.interop.card import CARD_FILE, ModelFacts, model_card
 from speechssl.interop.fairseq2_write import fairseq2_peer, write_fairseq2
 from speechssl.interop.fairseq2_write import usage as fairseq2_usage
 from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare
@@ -19,8 +19,6 @@ from speechssl.interop.model import Exportable
 from speechssl.interop.models import load_described
 from speechssl.interop.torchaudio_write import torchaudio_peer, write_torchaudio
 from speechssl.interop.torchaudio_write import usage as torchaudio_usage
-
-CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)

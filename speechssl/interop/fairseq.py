@@ -1,4 +1,5 @@
-"""Original fairseq checkpoints (`.pt`) of wav2vec 2.0, HuBERT and data2vec, pre-trained and fine-tuned with CTC.
+"""Original fairseq checkpoints (`.pt`) of wav2vec 2.0, HuBERT and data2vec, pre-trained and fine-tuned with CTC, and
+WavLM's own files, whose tensors are named as fairseq's.
 
 Their settings lie beside the weights. What they do not tell is read from the weights' shapes. The labels of a
 fine-tuned model lie in a file of their own, `dict.ltr.txt`.
@@ -8,18 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from speechssl.encoder import WAV2VEC2_CONV_LAYERS, EncoderConfig, SpeechEncoder
+from speechssl.encoder import WAV2VEC2_CONV_LAYERS, EncoderConfig
 from speechssl.errors import CheckpointError
-from speechssl.interop.encoder_names import EncoderNames, front_end_pairs, transformer_pairs, wav2vec2_pairs
+from speechssl.interop.encoder_names import (
+    EncoderNames,
+    front_end_pairs,
+    gated_bias_pairs,
+    transformer_pairs,
+    wav2vec2_pairs,
+)
 from speechssl.interop.labels import ctc_parts, read_dictionary
 from speechssl.interop.model import ImportedModel, Origin
 from speechssl.interop.pickled import Inert, load_pickled, settings
-from speechssl.interop.weights import Pair, import_tensors, linear, plain_name
+from speechssl.interop.weights import Pair, encoder_shapes, import_tensors, linear, objective_shapes, plain_name
 from speechssl.nn.context_encoder import ContextVariant
-from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.objectives.contrastive import ContrastiveConfig
 
 NAMES = EncoderNames(
     conv="feature_extractor.conv_layers.{i}.0",
@@ -52,6 +58,9 @@ _HEAD_DIM = 64  # of every published fairseq model
 _STACKED = "encoder.pos_conv.{i}.0"
 """data2vec's positional convolutions."""
 _CTC = "w2v_encoder.proj."
+_POSITION_BIAS = "encoder.layers.0.self_attn.relative_attention_bias.weight"
+"""WavLM's `[num_buckets, num_heads]`."""
+_MAX_DISTANCE = 800  # of every published WavLM
 
 
 def is_fairseq(path: Path) -> bool:
@@ -88,9 +97,7 @@ def read_fairseq(path: str | Path, *, dictionary: str | Path | None = None) -> I
     }
     config = _encoder_config(inside, told, notes, path)
     encoder, objective = _split(inside)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in SpeechEncoder(config).state_dict().items()}
-    state, left_out = import_tensors(_pairs(config), encoder, shapes, source=path)
+    state, left_out = import_tensors(_pairs(config), encoder, encoder_shapes(config), source=path)
     notes += left_out
     outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(outer)}
     head = {name.removeprefix(_CTC): outside.pop(name) for name in [*outside] if name.startswith(_CTC)}
@@ -122,6 +129,15 @@ def read_fairseq(path: str | Path, *, dictionary: str | Path | None = None) -> I
 
 
 def _pairs(config: EncoderConfig) -> list[Pair]:
+    if config.variant.attention_positions == "gated_bias":
+        gated = gated_bias_pairs(
+            config,
+            f"{NAMES.layer}.self_attn",
+            embedding="relative_attention_bias",
+            gate="grep_linear",
+            scale="grep_a",
+        )
+        return [*wav2vec2_pairs(config, NAMES), *gated]
     if config.variant.positions == "convolution":
         return wav2vec2_pairs(config, NAMES)
     pairs = [*front_end_pairs(config, NAMES), *linear("context_encoder.norm", NAMES.norm)]
@@ -133,6 +149,8 @@ def _pairs(config: EncoderConfig) -> list[Pair]:
 def _architecture(tensors: Mapping[str, Tensor], config: EncoderConfig) -> str:
     if config.variant.positions == "stacked_convolution":
         return "data2vec-audio"
+    if config.variant.attention_positions == "gated_bias":
+        return "wavlm"
     return "hubert" if "label_embs_concat" in tensors else "wav2vec2"
 
 
@@ -152,7 +170,8 @@ def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
 def _outer_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the model and the task; for a fine-tuned one not those of the pre-training."""
     cfg = settings(content.get("cfg"))
-    return {**settings(content.get("args")), **settings(cfg.get("model")), **settings(cfg.get("task"))}
+    model = cfg if "model" not in cfg else settings(cfg["model"])  # WavLM's cfg is that of the model itself
+    return {**settings(content.get("args")), **model, **settings(cfg.get("task"))}
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,8 +202,10 @@ def _encoder_config(
     if normalize is None:
         normalize = layer_norm_convs
         notes.append(f"the file does not tell whether waveforms are normalized; taken to be {normalize}")
-    num_heads = int(told.get("encoder_attention_heads") or max(1, model_dim // _HEAD_DIM))
-    if "encoder_attention_heads" not in told:
+    bias = tensors.get(_POSITION_BIAS)
+    usual = bias.shape[1] if bias is not None else max(1, model_dim // _HEAD_DIM)
+    num_heads = int(told.get("encoder_attention_heads") or usual)
+    if "encoder_attention_heads" not in told and bias is None:
         notes.append(
             f"the file does not tell the number of attention heads; taken to be {num_heads}, of {_HEAD_DIM} dims"
         )
@@ -208,10 +229,19 @@ def _encoder_config(
         attention_dropout=float(told.get("attention_dropout") or 0.0),
         activation_dropout=float(told.get("activation_dropout") or 0.0),
         layer_drop=float(told.get("encoder_layerdrop") or 0.0),
-        variant=ContextVariant(positions="stacked_convolution", num_position_layers=num_stacked)
-        if num_stacked
-        else ContextVariant(),
+        variant=_variant(bias, num_stacked, told, notes),
     )
+
+
+def _variant(bias: Tensor | None, num_stacked: int, told: Mapping[str, Any], notes: list[str]) -> ContextVariant:
+    if num_stacked:
+        return ContextVariant(positions="stacked_convolution", num_position_layers=num_stacked)
+    if bias is None:
+        return ContextVariant()
+    max_distance = int(told.get("max_distance") or _MAX_DISTANCE)
+    if "max_distance" not in told:
+        notes.append(f"the file does not tell max_distance; taken to be {max_distance}, as in the published models")
+    return ContextVariant(attention_positions="gated_bias", num_buckets=bias.shape[0], max_distance=max_distance)
 
 
 def _count_convs(tensors: Mapping[str, Tensor]) -> int:
@@ -257,9 +287,7 @@ def _objective(
         gumbel_temperature_decay=float(temperatures[2]),
         feature_dropout=float(told.get("dropout_features") or 0.0),
     )
-    blank = ContrastiveObjective(objective, latent_dim=config.latent_dim, model_dim=config.model_dim)
-    shapes = {name: tensor.shape for name, tensor in blank.state_dict().items()}
-    state, _ = import_tensors(
-        OBJECTIVE_PAIRS, tensors, shapes, source=path, unused={"quantizer.num_updates": "a counter of fairseq2"}
-    )
+    unused = {"quantizer.num_updates": "a counter of fairseq2"}
+    shapes = objective_shapes(objective, config)
+    state, _ = import_tensors(OBJECTIVE_PAIRS, tensors, shapes, source=path, unused=unused)
     return objective, state

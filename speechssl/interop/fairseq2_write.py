@@ -15,7 +15,8 @@ from speechssl.encoder import EncoderConfig
 from speechssl.errors import CheckpointError
 from speechssl.interop.card import ModelFacts
 from speechssl.interop.encoder_names import wav2vec2_pairs
-from speechssl.interop.fairseq2 import CARD_FILE, CARD_KEY, OBJECTIVE_PAIRS, encoder_names
+from speechssl.interop.fairseq2 import OBJECTIVE_PAIRS, encoder_names
+from speechssl.interop.fairseq2_cards import CARD_FILE, CARD_KEY
 from speechssl.interop.gate import Layers, Peer, encoder_of
 from speechssl.interop.labels import write_sentencepiece
 from speechssl.interop.model import Exportable, PretrainingModel

@@ -10,7 +10,8 @@ from speechssl import encoder as native
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq import is_fairseq, read_fairseq
-from speechssl.interop.fairseq2 import is_fairseq2, read_fairseq2
+from speechssl.interop.fairseq2 import read_fairseq2
+from speechssl.interop.fairseq2_cards import is_fairseq2
 from speechssl.interop.huggingface import read_huggingface
 from speechssl.interop.huggingface.hub import fetch, is_hub_id
 from speechssl.interop.model import ImportedModel

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from speechssl.asr import CtcModel
-from speechssl.encoder import SpeechEncoder
+from speechssl.encoder import EncoderConfig, SpeechEncoder, config_from_dict
 from speechssl.errors import CheckpointError
 from speechssl.interop.card import ModelFacts
 from speechssl.interop.gate import Layers, Peer, encoder_of
@@ -34,6 +34,18 @@ ONNX_TOLERANCE = 1e-4
 """onnxruntime computes convolutions and Fourier transforms in another order than torch."""
 
 _EXAMPLE_SAMPLES = (16_111, 12_001, 9_000)  # of no effect on the program: all sizes are dynamic
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramDescription:
+    """A program's `format`, the configuration of the encoder inside, what it gives, its labels, and its origin."""
+
+    format: str
+    config: EncoderConfig
+    output: str
+    vocabulary: tuple[str, ...] | None
+    normalizer: str | None
+    facts: ModelFacts
 
 
 class Program(nn.Module):
@@ -84,7 +96,7 @@ def write_program(model: Exportable, folder: Path, facts: ModelFacts) -> tuple[s
     program = export_program(model)
     with _quiet():
         torch.export.save(program, folder / PROGRAM_FILE)
-    _describe(model, folder)
+    _describe(model, folder, facts)
     return ()
 
 
@@ -132,7 +144,7 @@ def write_onnx(model: Exportable, folder: Path, facts: ModelFacts) -> tuple[str,
         ) from None
     assert converted is not None
     converted.save(folder / ONNX_FILE)
-    _describe(model, folder)
+    _describe(model, folder, facts)
     return ()
 
 
@@ -168,13 +180,45 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _describe(model: Exportable, folder: Path) -> None:
-    """`config.json`: the encoder's configuration, and the vocabulary of a CTC model."""
+def is_program(folder: Path) -> bool:
+    """Whether we wrote an ONNX graph or a torch.export program into a folder."""
+    return any((folder / file).is_file() for file in (ONNX_FILE, PROGRAM_FILE)) and (folder / "config.json").is_file()
+
+
+def read_description(folder: Path) -> ProgramDescription:
+    """What we wrote beside a program.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return ProgramDescription(
+            format="onnx" if (folder / ONNX_FILE).is_file() else "torch-export",
+            config=config_from_dict(content["encoder"], source=path),
+            output=str(content["output"]),
+            vocabulary=tuple(content["vocabulary"]) if "vocabulary" in content else None,
+            normalizer=content.get("normalizer"),
+            facts=ModelFacts(
+                name=folder.name,
+                licence=content.get("licence"),
+                architecture=content.get("architecture"),
+                origin=content.get("origin") or {},
+            ),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: does not describe a program ({error}); export the model again") from None
+
+
+def _describe(model: Exportable, folder: Path, facts: ModelFacts) -> None:
+    """`config.json`: the encoder's configuration, the vocabulary of a CTC model, and where it comes from."""
     content: dict[str, Any] = {"encoder": asdict(encoder_of(model).config), "output": output_name(model)}
     content["min_waveform_samples"] = min_waveform_samples(model)
     if isinstance(model, CtcModel):
         content["vocabulary"] = list(model.vocabulary.tokens)
         content["normalizer"] = model.normalizer
+    content |= {"architecture": facts.architecture, "licence": facts.licence, "origin": dict(facts.origin)}
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 

@@ -6,12 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechssl.encoder import WAV2VEC2_CONV_LAYERS, EncoderConfig, SpeechEncoder
+from speechssl.encoder import WAV2VEC2_CONV_LAYERS, EncoderConfig
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.interop.encoder_names import EncoderNames, front_end_pairs, position_pairs, transformer_pairs
+from speechssl.interop.encoder_names import (
+    EncoderNames,
+    front_end_pairs,
+    gated_bias_pairs,
+    position_pairs,
+    transformer_pairs,
+)
 from speechssl.interop.labels import ctc_parts
 from speechssl.interop.model import ImportedModel, Origin
-from speechssl.interop.weights import Pair, import_tensors, linear
+from speechssl.interop.weights import Pair, encoder_shapes, import_tensors, linear
 from speechssl.nn.context_encoder import ContextVariant
 
 NAMES = EncoderNames(
@@ -137,10 +143,7 @@ def torchaudio_pairs(config: EncoderConfig) -> list[Pair]:
             Pair(ours=f"{mine}.input_projection.{kind}", theirs=f"{other}.attention.in_proj_{kind}")
             for kind in ("weight", "bias")
         ]
-        layers += linear(f"{mine}.positions.gate", f"{other}.gru_rel_pos_linear")
-        layers.append(Pair(ours=f"{mine}.positions.scale", theirs=f"{other}.gru_rel_pos_const"))
-    embedding = f"{theirs.format(i=0)}.rel_attn_embed.weight"
-    return [*pairs, *layers, Pair(ours="context_encoder.shared_positions.embedding.weight", theirs=embedding)]
+    return [*pairs, *layers, *gated_bias_pairs(config, theirs)]
 
 
 def imported(
@@ -174,10 +177,8 @@ def imported(
     else:
         inside["mask_embedding"] = torch.rand(config.model_dim, generator=torch.Generator().manual_seed(0))
         notes.append("torchaudio keeps no mask embedding in its encoders; a random one stands in its place")
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in SpeechEncoder(config).state_dict().items()}
     state, left_out = import_tensors(
-        torchaudio_pairs(config), {**inside, **outside}, shapes, source=source, unused=_HEADS
+        torchaudio_pairs(config), {**inside, **outside}, encoder_shapes(config), source=source, unused=_HEADS
     )
     found = ctc_parts(
         head, labels, blank=blank, source=source, remedy="name them: import_torchaudio(module, labels=...)"

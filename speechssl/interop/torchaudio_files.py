@@ -5,7 +5,6 @@ A bundle tells everything about its model. A saved state tells its shapes only: 
 and noted.
 """
 
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from speechssl.encoder import WAV2VEC2_CONV_LAYERS
 from speechssl.errors import CheckpointError
-from speechssl.interop.fairseq2 import read_tensors
+from speechssl.interop.card import read_licence
+from speechssl.interop.files import read_object, read_tensors
 from speechssl.interop.model import ImportedModel
 from speechssl.interop.torchaudio import MARK, import_torchaudio, imported, split_parts
 
@@ -62,10 +62,11 @@ def read_torchaudio(source: str | Path) -> ImportedModel:
     path = Path(source)
     path = path / MODEL_FILE if path.is_dir() else path
     tensors = read_tensors(path)
-    told = _description(path) or _bundle_of_file(path, tensors)
+    description = _description(path)
+    told = description or _bundle_of_file(path, tensors)
     notes: list[str] = []
     arguments = told.get("arguments") or _arguments_of_tensors(tensors, notes, path)
-    return imported(
+    model = imported(
         tensors,
         arguments,
         labels=told.get("labels"),
@@ -76,6 +77,8 @@ def read_torchaudio(source: str | Path) -> ImportedModel:
         source=str(source),
         notes=notes,
     )
+    licence = read_licence(path.parent) if description else None  # of a folder of ours
+    return replace(model, origin=replace(model.origin, licence=licence))
 
 
 def _arguments_of_tensors(tensors: Mapping[str, Tensor], notes: list[str], path: Path) -> dict[str, Any]:
@@ -126,11 +129,8 @@ def _description(path: Path) -> dict[str, Any]:
     file = path.parent / DESCRIPTION_FILE
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON: {error}; copy it again") from None
-    if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
+    content = read_object(file)
+    if not isinstance(content.get("arguments"), dict):
         raise CheckpointError(f"{file}: must hold an object with the factory's arguments; copy it again")
     return content
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from speechssl.encoder import EncoderConfig, SpeechEncoder
 from speechssl.errors import CheckpointError
+from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 
 _MAX_SHOWN = 8
 
@@ -95,6 +97,19 @@ def import_tensors(
     if problems:
         raise CheckpointError(_complaint(source, problems))
     return state, tuple(notes)
+
+
+def encoder_shapes(config: EncoderConfig) -> dict[str, torch.Size]:
+    """Of all tensors of our encoder."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in SpeechEncoder(config).state_dict().items()}
+
+
+def objective_shapes(objective: ContrastiveConfig, config: EncoderConfig) -> dict[str, torch.Size]:
+    """Of all tensors of our objective for such an encoder."""
+    with torch.device("meta"):
+        blank = ContrastiveObjective(objective, latent_dim=config.latent_dim, model_dim=config.model_dim)
+    return {name: tensor.shape for name, tensor in blank.state_dict().items()}
 
 
 def export_tensors(

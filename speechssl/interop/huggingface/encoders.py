@@ -12,6 +12,7 @@ from speechssl.errors import CheckpointError
 from speechssl.interop.encoder_names import (
     EncoderNames,
     front_end_pairs,
+    gated_bias_pairs,
     transformer_pairs,
     wav2vec2_pairs,
 )
@@ -188,18 +189,7 @@ def _plain_pairs(config: EncoderConfig, names: EncoderNames) -> list[Pair]:
 
 
 def _wavlm_pairs(config: EncoderConfig, names: EncoderNames) -> list[Pair]:
-    pairs = wav2vec2_pairs(config, names)
-    first = names.layer.format(i=0)
-    pairs.append(
-        Pair(
-            ours="context_encoder.shared_positions.embedding.weight", theirs=f"{first}.attention.rel_attn_embed.weight"
-        )
-    )
-    for i in range(config.num_layers):
-        ours, theirs = f"context_encoder.layers.{i}.attention.positions", f"{names.layer.format(i=i)}.attention"
-        pairs += linear(f"{ours}.gate", f"{theirs}.gru_rel_pos_linear")
-        pairs.append(Pair(ours=f"{ours}.scale", theirs=f"{theirs}.gru_rel_pos_const"))
-    return pairs
+    return [*wav2vec2_pairs(config, names), *gated_bias_pairs(config, f"{names.layer}.attention")]
 
 
 def _data2vec_pairs(config: EncoderConfig, names: EncoderNames) -> list[Pair]:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from speechssl.encoder import EncoderConfig, SpeechEncoder
 from speechssl.errors import CheckpointError
+from speechssl.interop.card import read_licence
 from speechssl.interop.encoder_names import EncoderNames
+from speechssl.interop.files import read_object, read_optional_object
 from speechssl.interop.huggingface.encoders import Family, encoder_config, family_of
 from speechssl.interop.huggingface.vocabulary import normalizer_of, read_vocabulary
 from speechssl.interop.model import ImportedModel, Kind, Origin
-from speechssl.interop.weights import Pair, import_tensors, linear
-from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.interop.weights import Pair, import_tensors, linear, objective_shapes
+from speechssl.objectives.contrastive import ContrastiveConfig
 from speechssl.text import Vocabulary
 
 PRETRAINING_HEADS = ("quantizer.", "project_hid.", "project_q.")
@@ -28,14 +30,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing or no JSON object.
     """
-    path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}; download the model again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object; download the model again")
-    return content
+    return read_object(folder / "config.json")
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -76,7 +71,7 @@ def read_huggingface(folder: str | Path, *, source: str | None = None) -> Import
     values = read_config(folder)
     family = family_of(values, source=name)
     notes: list[str] = []
-    extractor = _extractor(folder)
+    extractor = read_optional_object(folder / "preprocessor_config.json")
     config = encoder_config(values, normalize=_normalizes(extractor, values, notes), source=name)
     config = replace(config, sample_rate=extractor.get("sampling_rate", config.sample_rate))
     tensors = read_tensors(folder)
@@ -97,7 +92,9 @@ def read_huggingface(folder: str | Path, *, source: str | None = None) -> Import
         notes.append(f"left out {', '.join(sorted(heads))}: a head that has no place here")
     return ImportedModel(
         kind=kind,
-        origin=Origin(format="huggingface", source=name, architecture=values["model_type"], licence=_licence(folder)),
+        origin=Origin(
+            format="huggingface", source=name, architecture=values["model_type"], licence=read_licence(folder)
+        ),
         config=config,
         encoder_state=state,
         objective=objective,
@@ -194,24 +191,8 @@ def _pretraining(
         feature_penalty_weight=0.0,  # Hugging Face has none
         feature_dropout=values.get("feat_quantizer_dropout", 0.0),
     )
-    blank = ContrastiveObjective(objective, latent_dim=config.latent_dim, model_dim=config.model_dim)
-    shapes = {key: tensor.shape for key, tensor in blank.state_dict().items()}
-    state, _ = import_tensors(pretraining_pairs(), heads, shapes, source=source)
+    state, _ = import_tensors(pretraining_pairs(), heads, objective_shapes(objective, config), source=source)
     return objective, state
-
-
-def _extractor(folder: Path) -> dict[str, Any]:
-    """`preprocessor_config.json`, the settings of the feature extractor; empty where there is none."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}; download the model again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object; download the model again")
-    return content
 
 
 def _normalizes(extractor: Mapping[str, Any], values: Mapping[str, Any], notes: list[str]) -> bool:
@@ -226,21 +207,3 @@ def _normalizes(extractor: Mapping[str, Any], values: Mapping[str, Any], notes: 
         )
         return normalizes
     return bool(extractor.get("do_normalize", True))
-
-
-def _licence(folder: Path) -> str | None:
-    """The licence in the model card's head."""
-    import yaml
-
-    path = folder / "README.md"
-    if not path.is_file():
-        return None
-    parts = path.read_text(encoding="utf-8", errors="replace").split("---")
-    if len(parts) < 3:
-        return None
-    try:
-        head = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return None
-    licence = head.get("license") if isinstance(head, dict) else None
-    return None if licence is None else str(licence)

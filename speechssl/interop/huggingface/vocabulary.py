@@ -1,11 +1,11 @@
 """The label files of Hugging Face's CTC models: `vocab.json` and what stands beside it, in and out."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.interop.files import read_optional_object
 from speechssl.text import Case, NormalizerName, Vocabulary
 
 _CLASSES = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
@@ -19,7 +19,10 @@ def read_vocabulary(folder: Path, *, num_labels: int, source: str) -> tuple[Voca
     Raises:
         CheckpointError: files are missing, several languages share the model, or the tokenizer is of another kind.
     """
-    config = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
+    config = {
+        **read_optional_object(folder / "special_tokens_map.json"),
+        **read_optional_object(folder / "tokenizer_config.json"),
+    }
     kind = config.get("tokenizer_class") or _CLASSES[0]
     if kind not in (*_CLASSES, _PHONEME_CLASS):
         raise CheckpointError(
@@ -134,7 +137,7 @@ def _token_ids(folder: Path, source: str) -> dict[str, int]:
         raise CheckpointError(
             f"{source}: has no vocab.json, so the labels of its CTC layer are unknown; fetch the tokenizer's files too"
         )
-    ids = _json(path)
+    ids = read_optional_object(path)
     if any(isinstance(value, dict) for value in ids.values()):
         languages = list(ids)
         shown = ", ".join(languages[:8]) + (f" and {len(languages) - 8} more" if len(languages) > 8 else "")
@@ -145,7 +148,14 @@ def _token_ids(folder: Path, source: str) -> dict[str, int]:
         )
     if not ids or not all(isinstance(value, int) for value in ids.values()):
         raise CheckpointError(f"{path}: must be an object from token to label id; download the tokenizer again")
-    return {**ids, **{token: value for token, value in _json(folder / "added_tokens.json").items() if token not in ids}}
+    return {
+        **ids,
+        **{
+            token: value
+            for token, value in read_optional_object(folder / "added_tokens.json").items()
+            if token not in ids
+        },
+    }
 
 
 def _in_order(ids: Mapping[str, int], num_labels: int) -> tuple[list[str], tuple[str, ...]]:
@@ -183,16 +193,3 @@ def _text(token: Any) -> str | None:
     """A token as JSON has it: text, or an object with its `content`."""
     content = token.get("content") if isinstance(token, dict) else token
     return None if content is None else str(content)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}; download the model again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object; download the model again")
-    return content
