@@ -11,6 +11,7 @@ import yaml
 from speechssl.errors import CheckpointError
 from speechssl.interop.fairseq2 import read_fairseq2
 from tests.parity.models import LENGTHS, STYLES, fairseq2_config, relative_error, waveforms
+from tests.parity.table import Measured
 from tests.parity.weights import randomize
 
 
@@ -40,7 +41,7 @@ def written(folder: Path, model: torch.nn.Module, config: Any, *, family: str, e
 @torch.no_grad()
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 @pytest.mark.parametrize("style", STYLES)
-def test_a_pretraining_model(style: str, ending: str, tmp_path: Path) -> None:
+def test_a_pretraining_model(style: str, ending: str, tmp_path: Path, measured: Measured) -> None:
     config = fairseq2_config(style)
     from fairseq2.models.wav2vec2 import create_wav2vec2_model
     from fairseq2.nn import BatchLayout
@@ -58,7 +59,9 @@ def test_a_pretraining_model(style: str, ending: str, tmp_path: Path) -> None:
     encoder.config = replace(encoder.config, normalize_waveform=False)  # their pipeline does that, not their model
     waveform, num_samples = waveforms([6000, 6000])
     seqs, layout = peer.encoder_frontend(waveform, BatchLayout.of(waveform, num_samples.tolist()))
-    assert relative_error(encoder(waveform, num_samples).context, peer.encoder(seqs, layout)) < 1e-5
+    error = relative_error(encoder(waveform, num_samples).context, peer.encoder(seqs, layout))
+    assert error < 1e-5
+    measured("fairseq2 wav2vec2, wav2vec2_asr", "pre-training in", error)
 
 
 @torch.no_grad()
@@ -83,13 +86,46 @@ def test_a_recognisers_encoder(style: str, tmp_path: Path) -> None:
     torch.testing.assert_close(encoder.context_encoder.layers[2].feed_forward.contract.weight, weight)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("style", STYLES)
+def test_a_recogniser_with_its_tokenizer(style: str, tmp_path: Path, measured: Measured) -> None:
+    """A char tokenizer trained by sentencepiece itself, with fairseq's order of the first four."""
+    config = fairseq2_config(style)
+    from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, create_wav2vec2_asr_model
+    from fairseq2.nn import BatchLayout
+    from sentencepiece import SentencePieceTrainer
+
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["EAT TEA", "A TEA"]), model_prefix=str(tmp_path / "letters"), model_type="char",
+        vocab_size=8, bos_id=0, pad_id=1, eos_id=2, unk_id=3, normalization_rule_name="identity",
+        add_dummy_prefix=False, minloglevel=2,
+    )  # fmt: skip
+    config = Wav2Vec2AsrConfig(encoder_config=config.encoder_config, target_vocab_size=8)
+    peer = create_wav2vec2_asr_model(config).eval()
+    randomize(peer, seed=5)
+    path = written(tmp_path, peer, config, family="wav2vec2_asr", ending=".safetensors")
+    card = {**yaml.safe_load(path.read_text()), "tokenizer_family": "char_tokenizer", "tokenizer": "letters.model"}
+    path.write_text(yaml.safe_dump(card))
+    imported = read_fairseq2(path)
+    assert imported.kind == "ctc"
+    model = imported.build_ctc()
+    assert set(model.vocabulary.tokens[:4]) == {"<s>", "<pad>", "</s>", "<unk>"}
+    assert model.vocabulary.decode(model.vocabulary.encode("tea eat")) == "TEA EAT"
+    model.encoder.config = replace(model.encoder.config, normalize_waveform=False)  # their pipeline does that
+    waveform, num_samples = waveforms([6000, 6000])
+    theirs, _ = peer(waveform, BatchLayout.of(waveform, num_samples.tolist()))
+    error = relative_error(model(waveform, num_samples).logits, theirs)
+    assert error < 1e-5
+    measured("fairseq2 wav2vec2, wav2vec2_asr", "CTC in", error)
+
+
 def test_the_architectures_are_fairseq2s() -> None:
     import soundfile  # noqa: F401
     from fairseq2.models.wav2vec2 import get_wav2vec2_model_hub
 
-    from speechssl.interop.fairseq2 import _ARCHITECTURES
+    from speechssl.interop.fairseq2_cards import ARCHITECTURES
 
-    for name, ours in _ARCHITECTURES.items():
+    for name, ours in ARCHITECTURES.items():
         theirs = plain(asdict(get_wav2vec2_model_hub().get_arch_config(name)))
         assert plain(ours["encoder_config"]).items() <= theirs.pop("encoder_config").items()
         assert {k: plain(v) for k, v in ours.items() if k != "encoder_config"}.items() <= theirs.items()

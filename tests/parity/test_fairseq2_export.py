@@ -18,6 +18,7 @@ from speechssl.nn.context_encoder import ContextVariant
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
 from speechssl.text import Vocabulary
 from tests.parity.models import STYLES, our_encoder, waveforms
+from tests.parity.table import Measured
 from tests.parity.weights import randomize
 
 SHORT = (
@@ -46,10 +47,11 @@ def recognizer(vocabulary: Vocabulary, style: str = "base") -> CtcModel:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_pretraining_model_goes_out_and_in(style: str, tmp_path: Path) -> None:
+def test_a_pretraining_model_goes_out_and_in(style: str, tmp_path: Path, measured: Measured) -> None:
     model = pretraining(style)
     result = export_model(model, tmp_path / "out", format="fairseq2", inputs=SHORT)
     assert result.report.max_relative < 5e-6
+    measured("fairseq2 wav2vec2, wav2vec2_asr", "pre-training out", result.report.max_relative)
     layers = [layer.name for layer in result.report.inputs[3].layers]
     assert layers == ["latents", "layer 0", "layer 1", "layer 2", "context", "code logits", "target projection",
                       "context projection"]  # fmt: skip
@@ -87,12 +89,15 @@ def test_a_user_loads_it_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("vocabulary", [FAIRSEQS, OTHERS, Vocabulary.from_texts(["abc def"])])
-def test_a_recognizer_goes_out_with_its_tokenizer_and_in_again(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_a_recognizer_goes_out_with_its_tokenizer_and_in_again(
+    vocabulary: Vocabulary, tmp_path: Path, measured: Measured
+) -> None:
     """fairseq2's blank is label 0, so another one moves there, with its outputs; texts stay the same."""
     model = recognizer(vocabulary)
     result = export_model(model, tmp_path / "asr", format="fairseq2", inputs=SHORT)
     assert "logits" in [layer.name for layer in result.report.inputs[0].layers]
     assert any("blank" in note for note in result.notes) == (vocabulary.blank != 0)
+    measured("fairseq2 wav2vec2, wav2vec2_asr", "CTC out", result.report.max_relative)
     assert any("one more piece, <unk>" in note for note in result.notes) == (vocabulary is not FAIRSEQS)
     back = import_model(tmp_path / "asr")
     again = back.build()
@@ -127,8 +132,9 @@ def replaced_vocabulary(vocabulary: Vocabulary) -> CtcModel:
     return CtcModel(our_encoder("base"), vocabulary, normalizer="none").eval()
 
 
-def test_an_encoder_alone_goes_out_with_new_heads(tmp_path: Path) -> None:
-    result = export_model(our_encoder("large"), tmp_path / "out", format="fairseq2", inputs=SHORT[:1])
+def test_an_encoder_alone_goes_out_with_new_heads(tmp_path: Path, measured: Measured) -> None:
+    result = export_model(our_encoder("large"), tmp_path / "out", format="fairseq2", inputs=SHORT)
+    measured("fairseq2 wav2vec2, wav2vec2_asr", "encoder out", result.report.max_relative)
     assert any("the quantizer and the projections are new" in note for note in result.notes)
     assert yaml.safe_load((tmp_path / "out" / "fairseq2.yaml").read_text())["model_family"] == "wav2vec2"
 

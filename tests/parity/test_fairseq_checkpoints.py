@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import CheckpointError
+from speechssl.interop import identify, import_model
 from speechssl.interop.fairseq import read_fairseq
 from speechssl.interop.pickled import Inert, load_pickled
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
 from tests.parity.models import LENGTHS, NUM_LAYERS, STYLES, fairseq2_config, our_encoder, relative_error, waveforms
+from tests.parity.table import Measured
 from tests.parity.test_huggingface_encoders import peer_model
 from tests.parity.weights import randomize
 
@@ -79,7 +82,7 @@ def assert_same_encoder(mine: SpeechEncoder, other: SpeechEncoder) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("style", STYLES)
-def test_a_fine_tuned_file_gives_what_fairseq2_computes(style: str, tmp_path: Path) -> None:
+def test_a_fine_tuned_file_gives_what_fairseq2_computes(style: str, tmp_path: Path, measured: Measured) -> None:
     import soundfile  # noqa: F401  (its libsndfile serves fairseq2)
     from fairseq2.models.wav2vec2.asr import Wav2Vec2AsrConfig, create_wav2vec2_asr_model
     from fairseq2.models.wav2vec2.asr.interop import convert_wav2vec2_asr_state_dict
@@ -109,12 +112,15 @@ def test_a_fine_tuned_file_gives_what_fairseq2_computes(style: str, tmp_path: Pa
     waveform, num_samples = waveforms([6000, 6000])
     logits = model(waveform, num_samples).logits
     theirs, _ = peer(waveform, BatchLayout.of(waveform, num_samples.tolist()))
-    torch.testing.assert_close(logits, theirs, rtol=1e-4, atol=1e-4)
+    assert relative_error(logits, theirs) < 1e-5
+    measured("fairseq wav2vec 2.0", "CTC in", relative_error(logits, theirs))
 
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("told_as", ["cfg", "args"])
-def test_a_pretrained_file_brings_encoder_quantizer_and_settings(style: str, told_as: str, tmp_path: Path) -> None:
+def test_a_pretrained_file_brings_encoder_quantizer_and_settings(
+    style: str, told_as: str, tmp_path: Path, measured: Measured
+) -> None:
     """fairseq stores the mask embedding as `mask_emb`, which fairseq2's converter does not recognise."""
     encoder = our_encoder(style)
     config = ContrastiveConfig(quantized_dim=16, final_dim=8, num_entries=5, num_distractors=7)
@@ -141,6 +147,7 @@ def test_a_pretrained_file_brings_encoder_quantizer_and_settings(style: str, tol
     assert_same_encoder(imported.build_encoder(), encoder)
     for name, tensor in imported.build_objective().state_dict().items():
         torch.testing.assert_close(tensor, mine[name], rtol=0, atol=0)
+    measured("fairseq wav2vec 2.0", "pre-training in", 0.0, "tensors")
     waveform, num_samples = waveforms(LENGTHS)
     assert torch.isfinite(imported.build_encoder()(waveform, num_samples).context).all()
 
@@ -197,6 +204,7 @@ RENAMED = {  # Hugging Face's name -> fairseq's, as Hugging Face's conversion sc
     "encoder.pos_conv.0.weight_v", r"^encoder\.pos_conv_embed\.layers\.(\d)\.conv": r"encoder.pos_conv.\1.0",
     r"\.attention\.": ".self_attn.", r"^(encoder\.layers\.\d)\.layer_norm": r"\1.self_attn_layer_norm",
     r"feed_forward\.intermediate_dense": "fc1", r"feed_forward\.output_dense": "fc2",
+    r"gru_rel_pos_linear": "grep_linear", r"gru_rel_pos_const": "grep_a", r"rel_attn_embed": "relative_attention_bias",
     r"(conv_layers\.\d)\.conv\.": r"\1.0.", r"(conv_layers\.\d)\.layer_norm": r"\1.2.NORM",
 }  # fmt: skip
 
@@ -212,7 +220,7 @@ def renamed(state: dict[str, Tensor], *, layer_norm_convs: bool) -> dict[str, Te
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["hubert-base", "hubert-large", "data2vec", "hubert-tuned"])
-def test_hubert_and_data2vec_give_what_hugging_face_computes(kind: str, tmp_path: Path) -> None:
+def test_hubert_and_data2vec_give_what_hugging_face_computes(kind: str, tmp_path: Path, measured: Measured) -> None:
     """Their objectives are left out by name: HuBERT's labels, data2vec's regression and teacher."""
     peer = peer_model("hubert-base" if kind == "hubert-tuned" else kind, torch.float32)
     layer_norm_convs = kind in ("hubert-large", "data2vec")
@@ -237,8 +245,58 @@ def test_hubert_and_data2vec_give_what_hugging_face_computes(kind: str, tmp_path
     theirs = peer(waveform, output_hidden_states=True).hidden_states
     output = ours(waveform, num_samples, layers=True)
     assert output.layers is not None
-    for mine, other in zip([*output.layers[:-1], output.context], theirs, strict=True):
-        assert relative_error(mine, other) < 1e-5
+    errors = [relative_error(*pair) for pair in zip([*output.layers[:-1], output.context], theirs, strict=True)]
+    assert max(errors) < 1e-5
+    row = "fairseq data2vec" if kind == "data2vec" else "fairseq HuBERT"
+    measured(row, "encoder in", max(errors))
+    if kind == "hubert-tuned":
+        logits = torch.nn.functional.linear(theirs[-1], *(extra[f"w2v_encoder.proj.{n}"] for n in ("weight", "bias")))
+        measured(row, "CTC in", relative_error(imported.build_ctc()(waveform, num_samples).logits, logits))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["wavlm-base", "wavlm-large"])
+def test_wavlms_own_files_give_what_hugging_face_and_torchaudio_compute(
+    family: str, tmp_path: Path, measured: Measured
+) -> None:
+    """A flat `cfg` beside `model`; tensors as in fairseq but for the gated relative positions."""
+    from torchaudio.models.wav2vec2.utils import import_huggingface_model
+
+    peer = peer_model(family, torch.float32)
+    large = family == "wavlm-large"
+    state = renamed(dict(peer.state_dict()), layer_norm_convs=large)
+    told = {
+        "extractor_mode": "layer_norm" if large else "default", "layer_norm_first": large, "normalize": large,
+        "encoder_layers": 3, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 56, "encoder_attention_heads": 4,
+        "conv_feature_layers": "[(24,10,5)] + [(24,3,2)] * 4 + [(24,2,2)] * 2", "feature_grad_mult": 0.1,
+        "dropout": 0.1, "attention_dropout": 0.1, "dropout_input": 0.1, "encoder_layerdrop": 0.05,
+        "relative_position_embedding": True, "gru_rel_pos": True, "num_buckets": peer.config.num_buckets,
+        "max_distance": peer.config.max_bucket_distance,
+    }  # fmt: skip
+    torch.save({"cfg": told, "model": state}, tmp_path / "WavLM.pt")
+    assert identify(tmp_path / "WavLM.pt") == "fairseq"
+    imported = import_model(tmp_path / "WavLM.pt")
+    assert imported.origin.architecture == "wavlm" and imported.notes == ()
+    assert imported.config.normalize_waveform == large and imported.config.layer_drop == 0.05
+    ours = replace(imported, config=replace(imported.config, normalize_waveform=False)).build_encoder()
+    waveform, num_samples = waveforms([6001, 6001])
+    output = ours(waveform, num_samples, layers=True)
+    theirs = peer(waveform, output_hidden_states=True).hidden_states
+    assert output.layers is not None
+    errors = [relative_error(*pair) for pair in zip([*output.layers[:-1], output.context], theirs, strict=True)]
+    sibling = import_huggingface_model(peer).eval()  # torchaudio's own conversion
+    errors.append(relative_error(output.context, sibling(waveform)[0]))
+    assert max(errors) < 1e-5
+    measured("WavLM's own files", "encoder in", max(errors))
+
+
+@torch.no_grad()
+def test_wavlm_without_settings_is_taken_as_published(tmp_path: Path) -> None:
+    state = renamed(dict(peer_model("wavlm-base", torch.float32).state_dict()), layer_norm_convs=False)
+    torch.save({"model": state}, tmp_path / "bare.pt")
+    imported = read_fairseq(tmp_path / "bare.pt")
+    assert (imported.config.num_heads, imported.config.variant.max_distance) == (4, 800)
+    assert any("max_distance; taken to be 800" in note for note in imported.notes)
 
 
 @torch.no_grad()

@@ -11,9 +11,11 @@ import speechssl
 from speechssl.asr import CtcModel, load_vocabulary
 from speechssl.errors import CheckpointError
 from speechssl.interop import export_model, import_model, load_asr
-from speechssl.interop.gate import GateInput
+from speechssl.interop.gate import GateInput, compare
+from speechssl.interop.huggingface.peer import huggingface_peer
 from tests.parity.models import LENGTHS, waveforms
-from tests.parity.test_huggingface_encoders import FAMILIES, ON_FEATURES, SHARED
+from tests.parity.table import Measured
+from tests.parity.test_huggingface_encoders import FAMILIES, ON_FEATURES, ROW_OF, SHARED, SHORT
 from tests.parity.weights import randomize
 
 transformers = pytest.importorskip("transformers")
@@ -75,7 +77,7 @@ def peer_texts(model: Any, folder: Path, waveform: torch.Tensor, num_samples: to
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_writes_what_the_peer_writes(family: str, tmp_path: Path) -> None:
+def test_every_family_writes_what_the_peer_writes(family: str, tmp_path: Path, measured: Measured) -> None:
     peer = peer_recognizer(family, tmp_path)
     imported = import_model(tmp_path)
     assert imported.kind == "ctc" and imported.head_dropout == 0.1
@@ -87,6 +89,10 @@ def test_every_family_writes_what_the_peer_writes(family: str, tmp_path: Path) -
     expected = peer_texts(peer, tmp_path, waveform, num_samples)
     assert [hypothesis.text for hypothesis in hypotheses] == expected
     assert all(expected)
+    report = compare(model, huggingface_peer(tmp_path, model)[1], peer_name="transformers", inputs=SHORT)
+    report.check()
+    assert report.inputs[1].layers[-1].name == "logits"
+    measured(ROW_OF[family], "CTC in", report.max_relative)
 
 
 def test_logits_are_the_peers_to_rounding(tmp_path: Path) -> None:
@@ -157,10 +163,11 @@ def test_a_recognizer_survives_our_own_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "family", ["wav2vec2-large", "hubert-base", "wavlm-base", "data2vec", "conformer-rotary", "w2v-bert-relative-key"]
 )
-def test_a_recognizer_goes_back_out_as_the_family_it_was(family: str, tmp_path: Path) -> None:
+def test_a_recognizer_goes_back_out_as_the_family_it_was(family: str, tmp_path: Path, measured: Measured) -> None:
     peer = peer_recognizer(family, tmp_path / "in")
     inputs = (GateInput(name="equal lengths", lengths=(4000, 4000)), GateInput(name="padded", lengths=(7000, 3333)))
-    export_model(tmp_path / "in", tmp_path / "out", format="huggingface", inputs=inputs)
+    result = export_model(tmp_path / "in", tmp_path / "out", format="huggingface", inputs=inputs)
+    measured(ROW_OF[family], "CTC out", result.report.max_relative)
     pipeline = transformers.pipeline("automatic-speech-recognition", model=str(tmp_path / "out"))
     assert type(pipeline.model) is type(peer)
     assert torch.equal(pipeline.model.lm_head.weight, peer.lm_head.weight)

@@ -9,8 +9,12 @@ from torch import Tensor
 
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import CheckpointError
+from speechssl.interop import export_model
+from speechssl.interop.gate import GateInput, compare
 from speechssl.interop.huggingface import read_huggingface
+from speechssl.interop.huggingface.peer import huggingface_peer
 from tests.parity.models import LENGTHS, waveforms
+from tests.parity.table import Measured
 from tests.parity.weights import randomize
 
 transformers = pytest.importorskip("transformers")
@@ -50,6 +54,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 # the sinusoids of relative and rotary positions are fp32 constants, whose last bits differ
 FP64 = {family: 1e-8 if family.endswith(("relative", "rotary")) else 1e-10 for family in FAMILIES}
 ON_FEATURES = [family for family, (name, _) in FAMILIES.items() if name == "Wav2Vec2Bert"]
+ROWS = {
+    "Wav2Vec2": "Hugging Face wav2vec2", "Hubert": "Hugging Face HuBERT", "WavLM": "Hugging Face WavLM",
+    "Data2VecAudio": "Hugging Face data2vec-audio", "Wav2Vec2Conformer": "Hugging Face wav2vec2-conformer",
+    "Wav2Vec2Bert": "Hugging Face w2v-BERT 2.0",
+}  # fmt: skip
+ROW_OF = {family: ROWS[name] for family, (name, _) in FAMILIES.items()}
+SHORT = (GateInput(name="equal lengths", lengths=(4000, 4000)), GateInput(name="padded", lengths=(7000, 5201, 3333)))
 ON_WAVEFORMS = [family for family in FAMILIES if family not in ON_FEATURES]
 
 
@@ -90,7 +101,9 @@ def peer_layers(model: Any, waveform: Tensor, num_samples: Tensor, *, masked: bo
     return list(output.hidden_states), output.last_hidden_state
 
 
-def assert_same_layers(ours: Any, layers: list[Tensor], last: Tensor, tolerance: float) -> None:
+def assert_same_layers(ours: Any, layers: list[Tensor], last: Tensor, tolerance: float) -> float:
+    """The largest relative difference of a clip's layer."""
+    worst = 0.0
     assert ours.layers is not None and len(ours.layers) == len(layers)
     for index, (mine, theirs) in enumerate(zip(ours.layers, layers, strict=True)):
         # their last hidden state is the context already, also where a norm follows the last layer
@@ -98,43 +111,48 @@ def assert_same_layers(ours: Any, layers: list[Tensor], last: Tensor, tolerance:
         for row, count in enumerate(ours.num_frames.tolist()):
             difference = (mine[row, :count] - theirs[row, :count]).norm() / theirs[row, :count].norm()
             assert float(difference) < tolerance, f"layer {index}, row {row}: {float(difference):.2e}"
+            worst = max(worst, float(difference))
     for row, count in enumerate(ours.num_frames.tolist()):
         torch.testing.assert_close(ours.context[row, :count], last[row, :count], rtol=100 * tolerance, atol=tolerance)
+    return worst
 
 
 @torch.no_grad()
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("family", ON_WAVEFORMS)
 @pytest.mark.parametrize("lengths", [[7000], [5201], [965], [6000, 6000]])
-def test_every_layer_is_the_peers(family: str, lengths: list[int], tmp_path: Path) -> None:
+def test_every_layer_is_the_peers(family: str, lengths: list[int], tmp_path: Path, measured: Measured) -> None:
     """Also where padding is left in: there is none."""
     encoder = imported(family, tmp_path).double()
     waveform, num_samples = waveforms(lengths, dtype=torch.float64)
     layers, last = peer_layers(peer_model(family, torch.float64), waveform, num_samples, masked=False)
-    assert_same_layers(encoder(waveform, num_samples, layers=True), layers, last, FP64[family])
+    worst = assert_same_layers(encoder(waveform, num_samples, layers=True), layers, last, FP64[family])
+    measured(ROW_OF[family], "encoder in", worst, "fp64")
 
 
 @torch.no_grad()
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("family", ON_WAVEFORMS)
-def test_padded_with_padding_included_is_the_peers(family: str, tmp_path: Path) -> None:
+def test_padded_with_padding_included_is_the_peers(family: str, tmp_path: Path, measured: Measured) -> None:
     encoder = imported(family, tmp_path, conv_padding="included").double()
     waveform, num_samples = waveforms(LENGTHS, dtype=torch.float64)
     layers, last = peer_layers(peer_model(family, torch.float64), waveform, num_samples, masked=True)
-    assert_same_layers(encoder(waveform, num_samples, layers=True), layers, last, FP64[family])
+    worst = assert_same_layers(encoder(waveform, num_samples, layers=True), layers, last, FP64[family])
+    measured(ROW_OF[family], "encoder in", worst, "fp64")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ON_FEATURES)
 @pytest.mark.parametrize("lengths", [[7000], [5201], [720], LENGTHS])
 def test_every_layer_is_the_peers_from_the_extractors_features_on(
-    family: str, lengths: list[int], tmp_path: Path
+    family: str, lengths: list[int], tmp_path: Path, measured: Measured
 ) -> None:
     """Their extractor computes in float64 and rounds, ours in fp32: hence the tolerance."""
     encoder = imported(family, tmp_path)
     waveform, num_samples = waveforms(lengths)
     layers, last = peer_layers(peer_model(family, torch.float32), waveform, num_samples, masked=True)
-    assert_same_layers(encoder(waveform, num_samples, layers=True), layers, last, 1e-4)
+    worst = assert_same_layers(encoder(waveform, num_samples, layers=True), layers, last, 1e-4)
+    measured(ROW_OF[family], "encoder in", worst)
 
 
 @torch.no_grad()
@@ -158,16 +176,28 @@ def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Wav2Vec2ForPreTraining", "Wav2Vec2ConformerForPreTraining"])
-def test_a_pretraining_model_brings_its_quantizer(name: str, tmp_path: Path) -> None:
+def test_a_pretraining_model_brings_its_quantizer_and_goes_back_out(
+    name: str, tmp_path: Path, measured: Measured
+) -> None:
     settings = CONVS if name.startswith("Wav2Vec2For") else CONFORMER
     config_class = getattr(transformers, name.replace("ForPreTraining", "Config"))
     peer = getattr(transformers, name)(config_class(**SHARED, **settings, codevector_dim=16, proj_codevector_dim=8))
-    peer.save_pretrained(tmp_path)
-    model = read_huggingface(tmp_path)
+    randomize(peer, seed=6)
+    peer.save_pretrained(tmp_path / "in")
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path / "in")
+    model = read_huggingface(tmp_path / "in")
     assert model.kind == "pretraining"
     objective = model.build_objective()
     torch.testing.assert_close(objective.quantizer.codebooks.flatten(), peer.quantizer.codevectors.flatten())
     torch.testing.assert_close(objective.context_projection.weight, peer.project_hid.weight)
+    whole = model.build()
+    report = compare(whole, huggingface_peer(tmp_path / "in", whole)[1], peer_name="transformers", inputs=SHORT)
+    report.check()
+    assert {"code logits", "context projection"} <= {layer.name for layer in report.inputs[1].layers}
+    row = ROWS[name.removesuffix("ForPreTraining")]
+    measured(row, "pre-training in", report.max_relative)
+    result = export_model(whole, tmp_path / "out", format="huggingface", inputs=SHORT)
+    measured(row, "pre-training out", result.report.max_relative)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:

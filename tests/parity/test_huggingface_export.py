@@ -17,7 +17,8 @@ from speechssl.interop.huggingface.write import their_tensors
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
 from speechssl.text import Vocabulary
 from tests.parity.models import our_encoder, waveforms
-from tests.parity.test_huggingface_encoders import FAMILIES, ON_FEATURES, peer_model
+from tests.parity.table import Measured
+from tests.parity.test_huggingface_encoders import FAMILIES, ON_FEATURES, ROW_OF, peer_model
 from tests.parity.weights import randomize
 
 transformers = pytest.importorskip("transformers")
@@ -53,7 +54,7 @@ def recognizer(style: str = "base", **overrides: Any) -> CtcModel:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_goes_out_as_it_came_in(family: str, tmp_path: Path) -> None:
+def test_every_family_goes_out_as_it_came_in(family: str, tmp_path: Path, measured: Measured) -> None:
     """Bit for bit, in a class of the same name; only what the peer never uses is drawn anew."""
     theirs = saved_by_the_peer(family, tmp_path / "in")
     result = export_model(tmp_path / "in", tmp_path / "out", format="huggingface", inputs=SHORT)
@@ -65,6 +66,7 @@ def test_every_family_goes_out_as_it_came_in(family: str, tmp_path: Path) -> Non
         assert name in unused or torch.equal(tensor, again.state_dict()[name]), name
     assert import_model(tmp_path / "out").config == import_model(tmp_path / "in").config
     assert result.report.max_relative < (1e-4 if family in ON_FEATURES else 2e-6)
+    measured(ROW_OF[family], "encoder out", result.report.max_relative)
 
 
 @pytest.mark.parametrize("style", ["base", "large"])

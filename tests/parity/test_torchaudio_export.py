@@ -14,7 +14,8 @@ from speechssl.interop.gate import GateInput
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
 from speechssl.text import Vocabulary
 from tests.parity.models import our_encoder, relative_error, waveforms
-from tests.parity.test_torchaudio_models import FAMILIES, peer_model
+from tests.parity.table import Measured
+from tests.parity.test_torchaudio_models import FAMILIES, peer_model, row_of
 from tests.parity.weights import randomize
 
 SHORT = (
@@ -27,12 +28,13 @@ LABELS = Vocabulary(("E", "T", "|", "<pad>", *"AOIN'"), blank=3, separator=2, en
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_goes_out_as_it_came_in(family: str, tmp_path: Path) -> None:
+def test_every_family_goes_out_as_it_came_in(family: str, tmp_path: Path, measured: Measured) -> None:
     """Bit for bit; the snippet of the card loads it."""
     theirs = peer_model(family)
     encoder = import_torchaudio(theirs, normalize_waveform=family.endswith("large")).build_encoder()
     result = export_model(encoder, tmp_path / "out", format="torchaudio", inputs=SHORT)
     assert result.report.max_relative < 2e-6
+    measured(row_of(family), "encoder out", result.report.max_relative)
     names = [layer.name for layer in result.report.inputs[3].layers]
     assert names == ["latents", "layer 0", "layer 1", "layer 2", "context"]
     again = run_the_card(tmp_path / "out")["model"]
@@ -56,14 +58,16 @@ def run_the_card(folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("style", ["base", "large"])
-def test_a_recognizer_goes_out_with_its_labels(style: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-large", "wavlm"])
+def test_a_recognizer_goes_out_with_its_labels(family: str, tmp_path: Path, measured: Measured) -> None:
     """The blank stands where it stood."""
-    ours = CtcModel(our_encoder(style, normalize_waveform=style == "large"), LABELS, normalizer="letters").eval()
+    encoder = import_torchaudio(peer_model(family), normalize_waveform=family.endswith("large")).build_encoder()
+    ours = CtcModel(encoder, LABELS, normalizer="letters").eval()
     randomize(ours.head, seed=5)
     facts = ModelFacts(name="mine", architecture="hubert")
     result = export_model(ours, tmp_path / "asr", format="torchaudio", facts=facts, inputs=SHORT)
     assert "logits" in [layer.name for layer in result.report.inputs[0].layers]
+    measured(row_of(family), "CTC out", result.report.max_relative)
     waveform, num_samples = waveforms([6543])
     logits = run_the_card(tmp_path / "asr")["logits"]
     assert relative_error(ours(waveform + 0.5, num_samples).logits, logits) < 1e-5

@@ -17,6 +17,7 @@ from speechssl.interop.torchaudio import encoder_config, import_torchaudio, torc
 from speechssl.interop.torchaudio_files import is_torchaudio
 from speechssl.interop.weights import import_tensors
 from tests.parity.models import CONV_DIM, FEED_FORWARD_DIM, MODEL_DIM, NUM_HEADS, NUM_LAYERS, relative_error, waveforms
+from tests.parity.table import Measured
 from tests.parity.weights import randomize
 
 FAMILIES = ("wav2vec2", "wav2vec2-large", "wavlm", "wavlm-large")
@@ -54,6 +55,10 @@ def peer_model(family: str, **changes: Any) -> Any:
     return peer
 
 
+def row_of(family: str) -> str:
+    return "torchaudio WavLM" if family.startswith("wavlm") else "torchaudio wav2vec 2.0, HuBERT"
+
+
 def peer_layers(peer: Any, waveform: Tensor, num_samples: Tensor | None) -> list[Tensor]:
     """The transformer's input, every layer's output, and the context."""
     layers: list[Tensor] = []
@@ -80,7 +85,8 @@ def clips_alone(peer: Any, waveform: Tensor, num_samples: Tensor) -> list[Tensor
     ]
 
 
-def assert_same_layers(ours: SpeechEncoder, peer: Any, lengths: list[int], dtype: torch.dtype, limit: float) -> None:
+def assert_same_layers(ours: SpeechEncoder, peer: Any, lengths: list[int], dtype: torch.dtype, limit: float) -> float:
+    """The largest relative difference of a clip's layer."""
     waveform, num_samples = waveforms(lengths, dtype=dtype)
     output = ours(waveform, num_samples, layers=True)
     assert output.layers is not None
@@ -90,9 +96,13 @@ def assert_same_layers(ours: SpeechEncoder, peer: Any, lengths: list[int], dtype
     assert len(mine) == len(theirs) == NUM_LAYERS + 2
     if ours.config.norm_position == "pre":  # our last layer is taken after the final norm
         mine[-2], theirs[-2] = output.context, theirs[-1]
-    for one, other in zip(mine, theirs, strict=True):
-        for a, b, count in zip(one, other, output.num_frames.tolist(), strict=True):
-            assert relative_error(a[:count], b[:count]) < limit
+    worst = max(
+        relative_error(a[:count], b[:count])
+        for one, other in zip(mine, theirs, strict=True)
+        for a, b, count in zip(one, other, output.num_frames.tolist(), strict=True)
+    )
+    assert worst < limit
+    return worst
 
 
 CASES = [(family, case) for family in FAMILIES for case in LENGTHS]
@@ -100,8 +110,8 @@ CASES = [(family, case) for family in FAMILIES for case in LENGTHS]
 
 @torch.no_grad()
 @pytest.mark.parametrize(("family", "case"), CASES)
-def test_every_layer_of_a_module_in_single_precision(family: str, case: str) -> None:
-    check(family, case, torch.float32, 1e-5)
+def test_every_layer_of_a_module_in_single_precision(family: str, case: str, measured: Measured) -> None:
+    measured(row_of(family), "encoder in", check(family, case, torch.float32, 1e-5))
 
 
 @torch.no_grad()
@@ -111,7 +121,7 @@ def test_every_layer_of_a_module_in_double_precision(family: str, case: str) -> 
     check(family, case, torch.float64, 1e-10)
 
 
-def check(family: str, case: str, dtype: torch.dtype, limit: float) -> None:
+def check(family: str, case: str, dtype: torch.dtype, limit: float) -> float:
     peer = peer_model(family).to(dtype)
     imported = import_torchaudio(peer, normalize_waveform=False)
     config = imported.config
@@ -124,18 +134,19 @@ def check(family: str, case: str, dtype: torch.dtype, limit: float) -> None:
         twin = changed(ours, conv_padding="included")
         assert isinstance(twin, SpeechEncoder)
         ours = twin
-    assert_same_layers(ours, peer, LENGTHS[case], dtype, limit)
+    return assert_same_layers(ours, peer, LENGTHS[case], dtype, limit)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["wav2vec2", "wavlm-large"])
-def test_a_recognizer_writes_the_labels_that_its_module_scores_best(family: str) -> None:
+def test_a_recognizer_writes_the_labels_that_its_module_scores_best(family: str, measured: Measured) -> None:
     peer = peer_model(family, aux_num_out=len(LABELS))
     model = import_torchaudio(peer, labels=LABELS, normalize_waveform=False).build_ctc()
     waveform, num_samples = waveforms([16000])
     theirs, _ = peer(waveform)
     logits = model(waveform, num_samples).logits
     assert relative_error(logits, theirs) < 1e-5
+    measured(row_of(family), "CTC in", relative_error(logits, theirs))
     best = torch.unique_consecutive(theirs[0].argmax(dim=-1))
     text = "".join(LABELS[label] for label in best.tolist() if label != 0).replace("|", " ")
     assert model.recognize(waveform, num_samples)[0].text == " ".join(text.split())

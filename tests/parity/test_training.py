@@ -21,6 +21,7 @@ import torch
 
 from speechssl.training.optim import OptimConfig, apply_update, build_optimizer, learning_rate, set_learning_rate
 from tests.parity.models import STYLES, fairseq2_config
+from tests.parity.table import Measured
 from tests.parity.test_contrastive import (
     CODEBOOKS,
     DISTRACTORS,
@@ -126,10 +127,11 @@ def curves(style: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_fifty_updates_follow_fairseq2s_curve(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_updates_follow_fairseq2s_curve(style: str, monkeypatch: pytest.MonkeyPatch, measured: Measured) -> None:
     ours, theirs = curves(style, torch.float32, monkeypatch)
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert ours[-1] < 0.5 * ours[0]  # something was learnt
+    measured("fifty updates, fairseq2", "loss", max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True)))
 
 
 @pytest.mark.usefixtures("double")
