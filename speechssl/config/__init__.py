@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from speechssl.config.convert import build, field_types, nested_dataclass
-from speechssl.config.yaml_file import dump_yaml, parse_yaml, read_yaml
 from speechssl.errors import ConfigError
 
 __all__ = [
@@ -76,6 +75,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def write_yaml(config: Any, path: Path | str) -> None:
     """Write a configuration (dataclass or mapping) as YAML, beside and renamed; `load_config` reads it back equal."""
+    from speechssl.config.yaml_file import dump_yaml
+
     values = _plain(config) if isinstance(config, Mapping) else to_dict(config)
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -92,6 +93,18 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not UTF-8, not YAML (with line and column) or not a mapping.
+    """
+    # models and training steps run where PyYAML is not installed
+    from speechssl.config.yaml_file import read_yaml as read
+
+    return read(path)
 
 
 def differing_keys(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -127,6 +140,8 @@ def _plain(value: Any) -> Any:
 def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     if isinstance(assignments, str):
         raise TypeError(f"overrides must be a sequence of texts, but is the text {assignments!r}")
+    from speechssl.config.yaml_file import parse_yaml
+
     values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
