@@ -1,15 +1,12 @@
 """Evaluate a fine-tuned model on a manifest: every utterance counts, whatever becomes of it."""
 
-import csv
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from speechssl.asr import SpeechRecognizer
 from speechssl.config import to_dict
@@ -19,16 +16,20 @@ from speechssl.ctc.decoding.file import DECODER_FILE, write_settings
 from speechssl.data import iterate_once
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.evaluation import RESULT_FILE, UTTERANCES_FILE, read_hypotheses, replacing, save_report
+from speechssl.evaluation.columns import chosen_columns, column_values, has_several
 from speechssl.interop import identify, load_asr
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
-from speechssl.scoring import RateDifference, paired_bootstrap, score
-from speechssl.text import NormalizerName, normalize, normalizer_version
+from speechssl.scoring import AlignmentMethod, Breakdown, RateDifference, break_down, paired_bootstrap, score
+from speechssl.text import NormalizerName, normalize
 from speechssl.tuning import Tuning, collect_outputs, decode_outputs, tune
 from speechssl.types import ErrorReport, Utterance
 
 __all__ = [
+    "RESULT_FILE",
+    "UTTERANCES_FILE",
     "EvaluateConfig",
     "EvaluateResult",
     "RateDifference",
@@ -41,8 +42,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-RESULT_FILE = "result.json"
-UTTERANCES_FILE = "utterances.csv"
+FOREIGN_NORMALIZER: NormalizerName = "letters"
+"""Of hypotheses that come from a file, where none was chosen."""
 NBEST_FILE = "nbest.jsonl"
 
 Progress = Callable[[int, int], None]
@@ -54,15 +55,19 @@ class EvaluateConfig:
 
     Attributes:
         checkpoint: a fine-tuning run, one of its checkpoints, a model directory or another tool's recogniser.
+        hypotheses: a file of what another tool recognised (.jsonl, .csv, .tsv, .trn or .ctm), instead of a checkpoint.
         manifest: utterances with texts.
-        output: folder for result.json and utterances.csv; null writes nothing.
+        output: folder for result.json, utterances.csv, breakdown.csv, confusions.csv; null writes nothing.
         decoder: greedy takes the best label of every frame; beam searches as `beam` says; a decoder.json that tuning
             wrote searches as it says, with the changed fields of `beam`.
         beam: settings of the beam search.
         tune: find the language model weight and the word score with the lowest WER on this manifest, which must be
             development data, and write them to decoder.json in `output`; the decoder is beam then.
         normalizer: applied to references and hypotheses: none, lowercase, letters, basic or english; null takes the
-            rule that the model was trained with.
+            rule that the model was trained with, or letters for a file of hypotheses.
+        alignment: levenshtein counts the fewest errors, as jiwer does; sclite weighs them as NIST's tool does.
+        breakdown: columns of the manifest, or num_words, to divide the errors by; numbers are binned. Null takes
+            speaker, language and duration as far as there are several of them.
         batch_seconds: padded audio that is recognised at a time.
         num_bootstrap: replicates of the bootstrap for the confidence intervals.
         confidence: coverage of the confidence intervals.
@@ -70,13 +75,16 @@ class EvaluateConfig:
         device: `auto` takes a GPU where there is one.
     """
 
-    checkpoint: str
+    checkpoint: str | None = None
+    hypotheses: Path | None = None
     manifest: Path
     output: Path | None = None
     decoder: str = "greedy"
     beam: BeamConfig = field(default_factory=BeamConfig)
     tune: bool = False
     normalizer: NormalizerName | None = None
+    alignment: AlignmentMethod = "levenshtein"
+    breakdown: tuple[str, ...] | None = None
     batch_seconds: float = 120.0
     num_bootstrap: int = 1000
     confidence: float = 0.95
@@ -85,6 +93,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_decoder(self.decoder)
+        if (self.checkpoint is None) == (self.hypotheses is None):
+            raise ConfigError("give either checkpoint, a model that recognises, or hypotheses, another tool's file")
+        if self.hypotheses is not None and (self.tune or self.decoder != "greedy"):
+            raise ConfigError("hypotheses are decoded already: leave tune and decoder away, or give a checkpoint")
         if self.tune and self.output is None:
             raise ConfigError(f"tune writes {DECODER_FILE} into output, so give output")
         if self.batch_seconds <= 0:
@@ -102,7 +114,8 @@ class EvaluateResult:
     An utterance in `failed` (id -> reason) has an empty hypothesis in `report`: all of its words count as deleted.
     `unknown_characters` counts what of the references the model's vocabulary lacks (whole words where it writes
     phonemes), `num_out_of_lexicon` the words of the references that a search with a lexicon cannot write, None without
-    one. `beam` holds the settings of the search, None of the greedy decoder, and `tuning` the trials.
+    one. `beam` holds the settings of the search, None of the greedy decoder, and `tuning` the trials. `breakdowns` are
+    the groups that were asked for.
     """
 
     report: ErrorReport
@@ -112,17 +125,33 @@ class EvaluateResult:
     num_out_of_lexicon: int | None = None
     beam: BeamConfig | None = None
     tuning: Tuning | None = None
+    breakdowns: tuple[Breakdown, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """Hypotheses of all utterances, and what is to be told of how they came to be."""
+
+    texts: Mapping[str, str]
+    normalizer: NormalizerName
+    details: Mapping[str, Any]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    unknown_characters: Counter[str] = field(default_factory=Counter)
+    num_out_of_lexicon: int | None = None
+    beam: BeamConfig | None = None
+    tuning: Tuning | None = None
+    found: Mapping[str, Hypothesis] = field(default_factory=dict)
 
 
 def run(config: EvaluateConfig, *, progress: Progress | None = None) -> EvaluateResult:
-    """Recognise every utterance of the manifest and compare with its text.
+    """Recognise every utterance of the manifest, or read what another tool recognised, and compare with its text.
 
     `progress` is told the utterances recognised and their number, in tuning then the trials.
 
     Raises:
-        ConfigError: the decoder's settings cannot be used.
+        ConfigError: the decoder's settings cannot be used, or a column to divide by is not there.
         CheckpointError: the model cannot be loaded.
-        ManifestError: the manifest cannot be read, or rows have no text.
+        ManifestError: the manifest or the hypotheses cannot be read, do not belong together, or rows have no text.
     """
     manifest = Manifest.load(config.manifest)
     missing = [utterance.id for utterance in manifest if utterance.text is None]
@@ -131,12 +160,77 @@ def run(config: EvaluateConfig, *, progress: Progress | None = None) -> Evaluate
             f"{config.manifest}: {len(missing)} of {len(manifest)} utterances have no text to compare with, the first "
             f"is {missing[0]!r}; add the texts, or use `speechssl transcribe` on recordings without"
         )
+    columns = chosen_columns(config.breakdown, manifest)
+    references = {utterance.id: utterance.text or "" for utterance in manifest}
+    answers = _read(config, manifest) if config.hypotheses else _recognize_all(config, manifest, references, progress)
+    report = score(
+        references,
+        answers.texts,
+        normalizer=answers.normalizer,
+        speakers={utterance.id: utterance.speaker for utterance in manifest},
+        num_bootstrap=config.num_bootstrap,
+        confidence=config.confidence,
+        seed=config.seed,
+        alignment=config.alignment,
+    )
+    values = column_values(columns, manifest, report)
+    breakdowns = tuple(
+        break_down(report, name, values[name], num_bootstrap=config.num_bootstrap, seed=config.seed)
+        for name in columns
+        if config.breakdown is not None or has_several(values[name])
+    )
+    if config.output is not None:
+        details = {
+            **answers.details,
+            "num_bootstrap": config.num_bootstrap,
+            "seed": config.seed,
+            "manifest": str(config.manifest),
+            "manifest_fingerprint": manifest.fingerprint(),
+            "audio_seconds": round(manifest.total_seconds, 3),
+            "failed": dict(answers.failed),
+        }
+        save_report(report, config.output, details=details, breakdowns=breakdowns, columns=values)
+        if answers.beam is not None and answers.beam.num_hypotheses > 1:
+            _save_nbest(answers.found, config.output)
+        if answers.tuning is not None:
+            _save_tuning(answers.tuning, config.output, details)
+    return EvaluateResult(
+        report=report,
+        directory=config.output,
+        failed=answers.failed,
+        unknown_characters=answers.unknown_characters,
+        num_out_of_lexicon=answers.num_out_of_lexicon,
+        beam=answers.beam,
+        tuning=answers.tuning,
+        breakdowns=breakdowns,
+    )
+
+
+def _read(config: EvaluateConfig, manifest: Manifest) -> _Answers:
+    """The answers in a file."""
+    assert config.hypotheses is not None
+    found = read_hypotheses(config.hypotheses, manifest)
+    if found.num_outside:
+        logger.warning("%s: %d words lie in no utterance of the manifest", config.hypotheses, found.num_outside)
+    details = {
+        "decoder": None,
+        "hypotheses": str(config.hypotheses),
+        "num_without_line": found.num_silent,
+        "num_words_outside": found.num_outside,
+    }
+    return _Answers(texts=found.texts, normalizer=config.normalizer or FOREIGN_NORMALIZER, details=details)
+
+
+def _recognize_all(
+    config: EvaluateConfig, manifest: Manifest, references: Mapping[str, str], progress: Progress | None
+) -> _Answers:
+    """The answers of a model."""
+    assert config.checkpoint is not None
     recognizer = load_asr(config.checkpoint, device=resolve_device(config.device))
     vocabulary = recognizer.model.vocabulary
     settings = beam_settings("beam" if config.tune and config.decoder == "greedy" else config.decoder, config.beam)
     beam = None if settings is None else BeamDecoder(vocabulary, settings)
     normalizer = config.normalizer or recognizer.model.normalizer
-    references = {utterance.id: utterance.text or "" for utterance in manifest}
     tuning = None
     if config.tune:
         assert beam is not None
@@ -152,45 +246,20 @@ def run(config: EvaluateConfig, *, progress: Progress | None = None) -> Evaluate
     texts = [normalize(reference, normalizer) for reference in references.values()]
     unknown = sum((vocabulary.unknown_characters(text) for text in texts), Counter[str]())
     outside = None if beam is None or not beam.uses_lexicon else _num_outside(texts, beam)
-    report = score(
-        references,
-        {name: found[name].text if name in found else "" for name in references},
-        normalizer=normalizer,
-        speakers={utterance.id: utterance.speaker for utterance in manifest},
-        num_bootstrap=config.num_bootstrap,
-        confidence=config.confidence,
-        seed=config.seed,
-    )
-    if config.output is not None:
-        details = {
-            "decoder": "greedy" if beam is None else "beam",
-            "beam": None if beam is None else to_dict(beam.config),
-            "unknown_characters": dict(unknown.most_common()),
-            "num_unknown_characters": unknown.total(),
-            "num_out_of_lexicon": outside,
-            "num_bootstrap": config.num_bootstrap,
-            "seed": config.seed,
-            "checkpoint": str(config.checkpoint),
-            "model_directory": _model_name(config.checkpoint),
-            "manifest": str(config.manifest),
-            "manifest_fingerprint": manifest.fingerprint(),
-            "audio_seconds": round(manifest.total_seconds, 3),
-            "failed": dict(failed),
-        }
-        save_report(report, config.output, details=details)
-        if beam is not None and beam.config.num_hypotheses > 1:
-            _save_nbest(found, config.output)
-        if tuning is not None:
-            _save_tuning(tuning, config.output, details)
-    return EvaluateResult(
-        report=report,
-        directory=config.output,
-        failed=failed,
-        unknown_characters=unknown,
-        num_out_of_lexicon=outside,
-        beam=None if beam is None else beam.config,
-        tuning=tuning,
-    )
+    details = {
+        "decoder": "greedy" if beam is None else "beam",
+        "beam": None if beam is None else to_dict(beam.config),
+        "unknown_characters": dict(unknown.most_common()),
+        "num_unknown_characters": unknown.total(),
+        "num_out_of_lexicon": outside,
+        "checkpoint": str(config.checkpoint),
+        "model_directory": _model_name(config.checkpoint),
+    }
+    return _Answers(
+        texts={name: found[name].text if name in found else "" for name in references},
+        normalizer=normalizer, details=details, failed=failed, unknown_characters=unknown, num_out_of_lexicon=outside,
+        beam=None if beam is None else beam.config, tuning=tuning, found=found,
+    )  # fmt: skip
 
 
 def _num_outside(texts: list[str], beam: BeamDecoder) -> int:
@@ -202,7 +271,7 @@ def _save_nbest(found: Mapping[str, Hypothesis], directory: Path) -> None:
     """One line a hypothesis: `score` is what they are ranked by, `lm_log10` the language model's share before its
     weight.
     """
-    with _replacing(directory / NBEST_FILE) as file:
+    with replacing(directory / NBEST_FILE) as file:
         for name, best in found.items():
             for rank, one in enumerate((best, *best.alternatives), start=1):
                 scores = {"acoustic": one.log_probability, "lm_log10": one.lm_log10, "score": one.score}
@@ -263,56 +332,3 @@ def _recognize(
         if progress is not None:
             progress(len(hypotheses) + len(failed), len(manifest))
     return hypotheses, failed
-
-
-def save_report(report: ErrorReport, directory: str | Path, *, details: Mapping[str, Any] | None = None) -> None:
-    """Write `result.json` (rates, counts, normaliser, and `details`) and `utterances.csv` into `directory`."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    utterances = report.utterances
-    normalizer: NormalizerName = report.normalizer  # type: ignore[assignment]
-    result = {
-        "wer": report.wer,
-        "cer": report.cer,
-        "wer_interval": list(report.wer_interval),
-        "cer_interval": list(report.cer_interval),
-        "confidence": report.confidence,
-        "interval_over": report.interval_over,
-        "normalizer": report.normalizer,
-        "normalizer_version": normalizer_version(normalizer),
-        "num_utterances": len(utterances),
-        "num_words": sum(utterance.num_words for utterance in utterances),
-        "hits": report.hits,
-        "substitutions": report.substitutions,
-        "deletions": report.deletions,
-        "insertions": report.insertions,
-        "num_chars": sum(utterance.num_chars for utterance in utterances),
-        "char_errors": sum(utterance.char_errors for utterance in utterances),
-        "num_empty_hypotheses": sum(not utterance.hypothesis for utterance in utterances),
-        "num_empty_references": sum(not utterance.reference for utterance in utterances),
-        **(details or {}),
-    }
-    with _replacing(directory / UTTERANCES_FILE) as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            "id speaker reference hypothesis num_words hits substitutions deletions insertions num_chars "
-            "char_errors".split()
-        )
-        for u in utterances:
-            counts = (u.num_words, u.hits, u.substitutions, u.deletions, u.insertions, u.num_chars, u.char_errors)
-            writer.writerow([u.id, u.speaker or "", u.reference, u.hypothesis, *counts])
-    with _replacing(directory / RESULT_FILE) as file:
-        json.dump(result, file, ensure_ascii=False, indent=2)
-        file.write("\n")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name when it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ COMMANDS = {
     "pretrain": Command("speechssl.cli.stages:pretrain", "train an encoder on unlabelled audio"),
     "finetune": Command("speechssl.cli.stages:finetune", "train a speech recogniser on transcribed audio"),
     "evaluate": Command("speechssl.cli.stages:evaluate", "word and character error rates of a recogniser"),
+    "compare": Command("speechssl.cli.compare:compare", "evaluations of one test set, with tests of significance"),
     "transcribe": Command("speechssl.cli.stages:transcribe", "write down what is said in recordings"),
     "lm": Command("speechssl.cli.lm:lm", "n-gram language models from texts, for the beam search"),
     "embed": Command("speechssl.cli.stages:embed", "embeddings of a manifest as Parquet"),

@@ -32,7 +32,8 @@ EXAMPLES = {
     "evaluate": "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --output runs/asr/test\n"
     "speechssl evaluate --checkpoint runs/asr --manifest dev.jsonl --output runs/asr/dev --tune"
     " --beam.language_model lm.arpa\n"
-    "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --decoder runs/asr/dev/decoder.json",
+    "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --decoder runs/asr/dev/decoder.json\n"
+    "speechssl evaluate --hypotheses other_tool.ctm --manifest test.jsonl --output other/ --normalizer english",
     "transcribe": "speechssl transcribe runs/asr talk.flac interview.mp3\n"
     "speechssl transcribe runs/asr talk.flac --format srt",
     "embed": "speechssl embed speechssl-tiny recordings.jsonl --output embeddings/ --layer 3",
@@ -102,10 +103,16 @@ def finetune(words: list[str]) -> int:
 
 def evaluate(words: list[str]) -> int:
     """Word and character error rates."""
+    from speechssl.cli.evaluation import show_breakdowns, write_page
     from speechssl.evaluate import EvaluateConfig, run
     from speechssl.text import describe_characters
 
-    config = _config("evaluate", EvaluateConfig, words, "Word and character error rates of a recogniser on a manifest.")
+    words, with_report = _take_flag(words, NO_REPORT)
+    summary = (
+        "Word and character error rates of a recogniser, or of another tool's hypotheses, on a manifest. With --output"
+        f" also a page, report.html, without it by {NO_REPORT}."
+    )
+    config = _config("evaluate", EvaluateConfig, words, summary)
     if config is None:
         return 0
     with progress_bar("evaluating") as progress:
@@ -115,11 +122,13 @@ def evaluate(words: list[str]) -> int:
         ("WER", percent(report.wer, 2), percent_interval(report.wer_interval)),
         ("CER", percent(report.cer, 2), percent_interval(report.cer_interval)),
     ]
-    table(f"{config.checkpoint} on {config.manifest}", ("", "rate", f"{100 * report.confidence:g} % interval"), rows)
+    system = config.checkpoint or str(config.hypotheses)
+    table(f"{system} on {config.manifest}", ("", "rate", f"{100 * report.confidence:g} % interval"), rows)
+    decoder = "of another tool" if config.checkpoint is None else "greedy" if result.beam is None else "beam"
     say(
         f"{len(report.utterances)} utterances, {report.hits} words right, {report.substitutions} substituted,"
-        f" {report.deletions} deleted, {report.insertions} inserted; normaliser {report.normalizer}; decoder"
-        f" {'greedy' if result.beam is None else 'beam'}; intervals over {report.interval_over}"
+        f" {report.deletions} deleted, {report.insertions} inserted; normaliser {report.normalizer}"
+        f" ({report.normalizer_version}); decoder {decoder}; intervals over {report.interval_over}"
     )
     if result.unknown_characters:
         lacking = describe_characters(result.unknown_characters)
@@ -135,8 +144,11 @@ def evaluate(words: list[str]) -> int:
         )
     if result.failed:
         say(f"{len(result.failed)} recordings could not be used; all their words count as deleted")
+    show_breakdowns(result.breakdowns)
     if result.directory is not None:
         say(f"written: {result.directory / 'result.json'}, {result.directory / 'utterances.csv'}")
+        if with_report:
+            say(f"report: {write_page(config, result, system)}")
     return 0
 
 

@@ -1,5 +1,7 @@
 """A report page: sections in one HTML file that needs nothing else, neither network nor script."""
 
+import base64
+import hashlib
 import html
 import logging
 import os
@@ -75,16 +77,23 @@ def section(title: str, *parts: str, anchor: str | None = None) -> Section:
 
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str = "", best_row: int | None = None
+    headers: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    caption: str = "",
+    best_row: int | None = None,
+    sortable: bool = False,
 ) -> str:
     """A table whose cells are escaped; the first column is the row's heading, numbers are aligned to the right.
 
-    A text that begins with a digit or sign counts as a number. `None` shows as a dash. `best_row` is set in bold.
+    A text that begins with a digit or sign counts as a number. `None` shows as a dash. `best_row` is set in bold. A
+    sortable table has buttons for headers, on a page with `sorting.SCRIPT`.
     """
     if not rows:
         return '<p class="empty">Nothing to show.</p>'
     numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(headers))]
-    head = "".join(f'<th scope="col"{_class(numeric[i])}>{escape(title)}</th>' for i, title in enumerate(headers))
+    titles = [f'<button type="button">{escape(title)}</button>' if sortable else escape(title) for title in headers]
+    head = "".join(f'<th scope="col"{_class(numeric[i])}>{title}</th>' for i, title in enumerate(titles))
     body = []
     for index, row in enumerate(rows):
         cells = [f'<th scope="row"{_class(numeric[0])}>{_cell(row[0])}</th>']
@@ -92,7 +101,8 @@ def table(
         attribute = ' class="best"' if index == best_row else ""
         body.append(f"<tr{attribute}>{''.join(cells)}</tr>")
     title = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    markup = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    kind = ' class="sortable"' if sortable else ""
+    markup = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f'<figure class="table">{title}<div class="scroll">{markup}</div></figure>'
 
 
@@ -115,6 +125,7 @@ def render_report(
     *,
     environment: Mapping[str, object] | None = None,
     highlights: Sequence[Highlight] = (),
+    script: str = "",
 ) -> str:
     """The whole page as HTML text; see `write_report`."""
     anchors = _unique_anchors(sections)
@@ -135,7 +146,7 @@ def render_report(
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
@@ -155,9 +166,11 @@ def render_report(
 {body}
 </main>
 </div>
-<footer>Made by speechssl. This page is complete in itself: it loads nothing and runs no script.</footer>
+<footer>Made by speechssl. This page is complete in itself: it loads nothing and {
+        "runs only the script within that sorts it." if script else "runs no script."
+    }</footer>
 </div>
-</body>
+{f"<script>{script}</script>" if script else ""}</body>
 </html>
 """
 
@@ -170,6 +183,7 @@ def write_report(
     *,
     environment: Mapping[str, object] | None = None,
     highlights: Sequence[Highlight] = (),
+    script: str = "",
 ) -> Path:
     """Write one self-contained HTML file.
 
@@ -180,12 +194,13 @@ def write_report(
         sections: in the order shown, each with a link in the table of contents.
         environment: names and values of versions, hardware and data, folded away under the header.
         highlights: the run's main figures, shown as cards at the top.
+        script: JavaScript put at the end; the page then tells the browser to run this and nothing else.
 
     Returns:
         The path written.
     """
     path = Path(path)
-    page = render_report(title, subtitle, sections, environment=environment, highlights=highlights)
+    page = render_report(title, subtitle, sections, environment=environment, highlights=highlights, script=script)
     encoded = page.encode("utf-8", errors="replace")
     if len(encoded) > MAX_PAGE_BYTES:
         logger.warning("%s: the report has %.1f MB and may open slowly", path, len(encoded) / 1e6)
@@ -200,6 +215,13 @@ def write_report(
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _policy(script: str) -> str:
+    if not script:
+        return CONTENT_POLICY
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{CONTENT_POLICY}; script-src 'sha256-{digest}'"
 
 
 def _small(text: str) -> str:

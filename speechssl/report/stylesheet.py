@@ -80,6 +80,12 @@ summary { cursor: pointer; color: var(--accent); }
 .substitute { background: var(--bad); color: var(--bad-ink); }
 .delete { background: var(--warn); color: var(--warn-ink); }
 .delete span:first-child { text-decoration: line-through; }
+th button, .sort-by button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
+th button::after { content: " \\2195"; opacity: .45; }
+th[aria-sort="descending"] button::after { content: " \\2193"; opacity: 1; }
+th[aria-sort="ascending"] button::after { content: " \\2191"; opacity: 1; }
+.sort-by button { border: 1px solid var(--rule); border-radius: 6px; padding: 1px 8px; margin: 2px; }
+.sort-by button[aria-pressed="true"] { border-color: var(--accent); color: var(--accent); }
 .insert { background: var(--good); color: var(--good-ink); }
 .key .word { flex-direction: row; }
 .breakable { overflow-wrap: anywhere; display: inline-block; min-width: 9em; }
