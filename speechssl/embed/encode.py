@@ -1,10 +1,11 @@
 """Recordings through the encoder: batches in, finite vectors out, whatever the recordings are like.
 
-Shapes: B utterances, T frames, D model dim.
+Shapes: B utterances, T frames, D model dim, K layers, E embedding dim.
 """
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,16 +13,87 @@ import torch
 from numpy.typing import NDArray
 
 from speechssl.data import iterate_once
-from speechssl.encoder import SpeechEncoder, mean_over_time, select_layer
+from speechssl.encoder import SpeechEncoder
 from speechssl.errors import AudioError
+from speechssl.extraction import ChunkSettings, Extractor, Pool, Representation, encode_batch, encode_long
+from speechssl.extraction.audio_blocks import array_blocks, content_hash, file_blocks
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.types import AudioBatch, Utterance
 
 logger = logging.getLogger(__name__)
 
-Pool = Literal["mean", "none"]
 Precision = Literal["fp32", "bf16"]
+OnError = Callable[[Utterance, AudioError], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One recording: vectors f32 `[K, E]` or frames `[K, T, D]`, None where they were known; what went in."""
+
+    id: str
+    vectors: NDArray[np.float32] | None
+    num_samples: int
+    content_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """How to compute; of these only `chunks` and `precision` show in the results.
+
+    `batch_seconds` of audio, padding included, are encoded at a time; `num_workers` processes read ahead.
+    """
+
+    chunks: ChunkSettings = ChunkSettings()
+    precision: Precision = "fp32"
+    batch_seconds: float = 60.0
+    num_workers: int = 0
+
+
+def encode_rows(
+    manifest: Manifest,
+    extractor: Extractor,
+    settings: EncodeSettings,
+    *,
+    on_error: OnError | None = None,
+    is_known: Callable[[str, str], bool] | None = None,
+) -> Iterator[Encoded]:
+    """Every usable utterance: first the long ones, one by one, then the others in batches, longest first.
+
+    An utterance that cannot be read, gives no frame, does not fit in memory even alone, or comes out as no finite
+    number goes to `on_error` (a warning in the log without it). What `is_known` by its id and the SHA-256 of its
+    samples is not encoded.
+
+    Raises:
+        UnreachableError: the storage cannot be reached.
+    """
+    failed = on_error or _warn
+    known = is_known or (lambda name, digest: False)
+    is_long = manifest.durations > settings.chunks.whole_seconds
+    if is_long.any():
+        for utterance in manifest.filter(is_long):
+            try:
+                yield _encode_long_file(utterance, extractor, settings)
+            except AudioError as error:
+                failed(utterance, error)
+        manifest = manifest.filter(~is_long)
+    places = {name: row for row, name in enumerate(manifest.column("id").to_pylist())}
+    batches = iterate_once(
+        manifest,
+        batch_seconds=settings.batch_seconds,
+        sample_rate=extractor.sample_rate,
+        min_num_samples=receptive_field(extractor.encoder.strided_layers),
+        on_error=failed,
+        num_workers=settings.num_workers,
+    )
+    for batch in batches:
+        for found in _encode_new(batch, extractor, settings, known):
+            if isinstance(found, Encoded):
+                yield found
+            else:
+                name, reason = found
+                utterance = manifest[places[name]]
+                failed(utterance, AudioError(f"{utterance.audio_filepath}: {reason}"))
 
 
 def embed_manifest(
@@ -32,84 +104,99 @@ def embed_manifest(
     pool: Pool = "mean",
     batch_seconds: float = 60.0,
     precision: Precision = "fp32",
-    on_error: Callable[[Utterance, AudioError], None] | None = None,
+    on_error: OnError | None = None,
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Every usable utterance's id with its vector `[D]`, or with its frames `[T, D]`, longest first.
+    """Every usable utterance's id with its vector `[E]`, or with its frames `[T, D]`; like `encode_rows`."""
+    extractor = Extractor(encoder, Representation(layers=(layer,), pool=pool))
+    settings = EncodeSettings(precision=precision, batch_seconds=batch_seconds)
+    for found in encode_rows(manifest, extractor, settings, on_error=on_error):
+        assert found.vectors is not None
+        yield found.id, found.vectors[0]
 
-    An utterance that cannot be read, gives no frame, does not fit in memory even alone, or comes out as no finite
-    number goes to `on_error` (a warning in the log without it).
-    """
-    places = {utterance_id: row for row, utterance_id in enumerate(manifest.column("id").to_pylist())}
 
-    def failed(utterance: Utterance, error: AudioError) -> None:
-        if on_error is None:
-            logger.warning("left out %s: %s", utterance.id, error)
+def _warn(utterance: Utterance, error: AudioError) -> None:
+    logger.warning("left out %s: %s", utterance.id, error)
+
+
+def _encode_long_file(utterance: Utterance, extractor: Extractor, settings: EncodeSettings) -> Encoded:
+    def open_blocks() -> Iterator[NDArray[np.float32]]:
+        return file_blocks(
+            utterance.audio_filepath, extractor.sample_rate, offset=utterance.offset, duration=utterance.duration
+        )
+
+    found = encode_long(extractor, open_blocks, settings.chunks, bf16=settings.precision == "bf16")
+    if not np.isfinite(found.vectors).all():
+        raise AudioError(f"{utterance.audio_filepath}: {_NOT_FINITE}")
+    return Encoded(
+        id=utterance.id,
+        vectors=found.vectors,
+        num_samples=found.num_samples,
+        content_sha256=found.content_sha256,
+    )
+
+
+def _encode_new(
+    batch: AudioBatch, extractor: Extractor, settings: EncodeSettings, is_known: Callable[[str, str], bool]
+) -> Iterator[Encoded | tuple[str, str]]:
+    """What came of each utterance of a batch: its vectors, or in words why there are none."""
+    lengths = batch.num_samples.tolist()
+    digests = [content_hash([row[:length].numpy()]) for row, length in zip(batch.waveform, lengths, strict=True)]
+    new = []
+    for place, (name, digest) in enumerate(zip(batch.utterance_ids, digests, strict=True)):
+        if is_known(name, digest):
+            yield Encoded(id=name, vectors=None, num_samples=lengths[place], content_sha256=digest)
         else:
-            on_error(utterance, error)
-
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        for batch in iterate_once(
-            manifest,
-            batch_seconds=batch_seconds,
-            sample_rate=encoder.config.sample_rate,
-            min_num_samples=receptive_field(encoder.strided_layers),
-            on_error=failed,
-        ):
-            for utterance_id, vectors in _encode(batch, encoder, layer, pool, precision):
-                if isinstance(vectors, str):
-                    utterance = manifest[places[utterance_id]]
-                    failed(utterance, AudioError(f"{utterance.audio_filepath}: {vectors}"))
-                else:
-                    yield utterance_id, vectors
-    finally:
-        encoder.train(was_training)
+            new.append(place)
+    if not new:
+        return
+    for place, vectors in zip(new, _encode(_part(batch, new), extractor, settings), strict=True):
+        if isinstance(vectors, str):
+            yield batch.utterance_ids[place], vectors
+        else:
+            yield Encoded(
+                id=batch.utterance_ids[place],
+                vectors=vectors,
+                num_samples=lengths[place],
+                content_sha256=digests[place],
+            )
 
 
-@torch.inference_mode()
-def _encode(
-    batch: AudioBatch, encoder: SpeechEncoder, layer: int | None, pool: Pool, precision: Precision
-) -> list[tuple[str, NDArray[np.float32] | str]]:
+_NOT_FINITE = "its embedding is not finite; listen to it, or use fp32"
+
+
+def _encode(batch: AudioBatch, extractor: Extractor, settings: EncodeSettings) -> list[NDArray[np.float32] | str]:
     """Vectors or frames of every utterance of a batch, or in words why there are none.
 
-    A batch that does not fit in memory is halved until it does.
+    A batch that does not fit in memory is halved until it does; what is too long for one piece is cut.
     """
+    bf16 = settings.precision == "bf16"
+    size = len(batch.utterance_ids)
+    if settings.chunks.is_long(int(batch.num_samples.max()), batch.sample_rate):
+        if size > 1:
+            return [found for place in range(size) for found in _encode(_part(batch, [place]), extractor, settings)]
+        waveform = batch.waveform[0, : int(batch.num_samples[0])].numpy()
+        long = encode_long(extractor, lambda: array_blocks(waveform, batch.sample_rate), settings.chunks, bf16=bf16)
+        return [_checked(long.vectors)]
     try:
-        moved = batch.to(encoder.device)
-        with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            output = encoder(moved.waveform, moved.num_samples, layers=layer is not None)
-        frames = select_layer(output, layer).float()
-        rows: list[NDArray[np.float32]]
-        if pool == "mean":
-            rows = list(mean_over_time(frames, output.num_frames).cpu().numpy())
-        else:
-            rows = [row[:n].copy() for row, n in zip(frames.cpu().numpy(), output.num_frames.tolist(), strict=True)]
-        return [(name, _checked(row)) for name, row in zip(batch.utterance_ids, rows, strict=True)]
+        return [_checked(row) for row in encode_batch(extractor, batch.waveform, batch.num_samples, bf16=bf16)]
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
             raise
-        size = len(batch.utterance_ids)
     if size == 1:
-        return [
-            (
-                batch.utterance_ids[0],
-                f"{batch.seconds:.0f} s do not fit in memory; cut the recording into shorter spans",
-            )
-        ]
-    halves = (_part(batch, 0, size // 2), _part(batch, size // 2, size))
-    return [pair for half in halves for pair in _encode(half, encoder, layer, pool, precision)]
+        return [f"{batch.seconds:.0f} s do not fit in memory; lower whole_seconds, so that it is cut into chunks"]
+    parts = (list(range(size // 2)), list(range(size // 2, size)))
+    return [found for part in parts for found in _encode(_part(batch, part), extractor, settings)]
 
 
 def _checked(vectors: NDArray[np.float32]) -> NDArray[np.float32] | str:
-    return vectors if np.isfinite(vectors).all() else "its embedding is not finite; listen to it, or use fp32"
+    return vectors if np.isfinite(vectors).all() else _NOT_FINITE
 
 
-def _part(batch: AudioBatch, first: int, last: int) -> AudioBatch:
-    num_samples = batch.num_samples[first:last]
+def _part(batch: AudioBatch, places: list[int]) -> AudioBatch:
+    num_samples = batch.num_samples[places]
     return AudioBatch(
-        utterance_ids=batch.utterance_ids[first:last],
-        waveform=batch.waveform[first:last, : int(num_samples.max())],
+        utterance_ids=tuple(batch.utterance_ids[place] for place in places),
+        waveform=batch.waveform[places, : int(num_samples.max())],
         num_samples=num_samples,
         sample_rate=batch.sample_rate,
     )

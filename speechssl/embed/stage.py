@@ -1,92 +1,58 @@
-"""The stage: a manifest's embeddings, part by part, into one Parquet file."""
+"""The stage: a manifest's embeddings, shard by shard, into a table that can be trusted while it grows."""
 
+import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
 from speechssl import __version__
-from speechssl.embed.encode import Pool, Precision, embed_manifest
-from speechssl.embed.table import (
-    OWN_COLUMNS,
-    TABLE_NAME,
-    frame_table,
-    read_metadata,
-    read_tables,
-    utterance_table,
-    write_tables,
+from speechssl.embed.index import EmbeddingIndex, shape_of
+from speechssl.embed.layout import (
+    ERRORS_NAME,
+    FACTS_NAME,
+    INDEX_NAME,
+    LOCK_NAME,
+    SUFFIXES,
+    UNFINISHED_NAME,
+    data_folder,
+    read_facts,
+    write_file,
+    write_json,
 )
+from speechssl.embed.layout import remove_file as _remove_file
+from speechssl.embed.plan import Plan, make_plan, manifest_rows, strays
+from speechssl.embed.settings import EmbedConfig
+from speechssl.embed.shards import FRAME_COLUMNS, PLACE_COLUMNS, ROW_COLUMNS, FrameTimes, remove_shard
+from speechssl.embed.work import ShardMaker
 from speechssl.encoder import SpeechEncoder, resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.extraction import Extractor
+from speechssl.extraction.representation import load_pooling
 from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest
 from speechssl.model_directory import MODEL_FILE, resolve_model_directory
-from speechssl.types import Utterance
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-ERRORS_NAME = "errors.jsonl"
-PARTS_NAME = ".parts"
-PART_ROWS = 2048
-PART_FRAMES = 50_000  # with pool="none", where a part's memory is its frames times D
+FORMAT_VERSION = 2
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
-    """What to embed, with what, and where to write.
-
-    Attributes:
-        checkpoint: run, checkpoint or model directory, or a shipped model's name.
-        manifest: the recordings, .jsonl or .parquet.
-        output: a folder; it gets embeddings.parquet and, where recordings failed, errors.jsonl.
-        layer: null for the context (the encoder's output), 0 for the transformer's input, n for its n-th layer.
-        pool: mean over time, one row an utterance; or none, one row a frame.
-        batch_seconds: audio encoded at a time, padding included; results do not depend on it.
-        device: auto, cpu, cuda, cuda:1, ...
-        precision: fp32, or bf16 for autocast; the embeddings are float32 in both.
-        overwrite: embed again even where the output exists, instead of reusing or refusing it.
-    """
-
-    checkpoint: str
-    manifest: Path
-    output: Path
-    layer: int | None = None
-    pool: Pool = "mean"
-    batch_seconds: float = 60.0
-    device: str = "cpu"
-    precision: Precision = "fp32"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if not self.batch_seconds > 0:
-            raise ConfigError(f"batch_seconds must be above 0, but is {self.batch_seconds}")
-        for name, allowed in (("pool", ("mean", "none")), ("precision", ("fp32", "bf16"))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be {' or '.join(allowed)}, but is {getattr(self, name)!r}")
-        if self.layer is not None and self.layer < 0:
-            raise ConfigError(f"layer must be at least 0, but is {self.layer}; leave it out for the encoder's output")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedResult:
     """Where the table is and what it holds.
 
-    `errors` are (id, reason) of the recordings that could not be embedded, also in the file `errors_path`;
-    `reused` tells that an output of the same inputs was already there.
+    `path` is the folder of its shards. `errors` are (id, reason) of the recordings that could not be embedded, also in
+    the file `errors_path`. Of this run: `num_computed` recordings went through the encoder (or failed), `num_removed`
+    left the table, and `reused` tells that there was nothing to do.
     """
 
     path: Path
@@ -96,214 +62,278 @@ class EmbedResult:
     dimension: int
     errors: tuple[tuple[str, str], ...]
     reused: bool
+    num_computed: int = 0
+    num_removed: int = 0
+    num_shards: int = 0
 
 
 def run(config: EmbedConfig, *, progress: Progress | None = None) -> EmbedResult:
-    """Embed every recording of a manifest into `output/embeddings.parquet`.
+    """Embed every recording of a manifest into the table in `config.output`; `speechssl.embed.layout` has its files.
 
-    Rows come in the manifest's order. With `pool="mean"` the columns are id, layer (null for the context), embedding
-    (fixed-size list of float) and the manifest's own, with audio paths relative to the output folder. With
-    `pool="none"` they are id, frame (from 0), time (seconds, the frame's centre), layer and embedding; join with the
-    manifest by id. What made the table (hash of the model, fingerprint of the manifest, layer, pool, frame rate, ...)
-    is JSON in the schema's metadata under `speechssl`.
+    The rows of a first run come in the manifest's order. Later runs of the same settings bring the table up to date:
+    new recordings are added behind, those whose audio changed are computed again, those that left the manifest leave
+    the table, and what did not change is not computed. Killed at any moment, the same call goes on.
 
-    A recording that cannot be embedded is listed in `errors.jsonl` with the reason and left out. Interrupted, the same
-    call goes on after the last finished part; finished, it returns what is there.
+    Pooled, a row has the columns id, layer (null for the context, -1 for a weighted sum), embedding and the manifest's
+    own, with audio paths relative to the output folder. With `pool="none"` it has id, frame (from 0), time (seconds,
+    the frame's centre), layer and embedding; join with the index by id.
+
+    A recording that cannot be embedded is listed in `errors.jsonl` with the reason and left out until its file changes.
 
     Args:
         config: what to do.
-        progress: called with (utterances done, of how many) as the work goes on.
+        progress: called with (recordings done, of how many) as the work goes on.
 
     Raises:
-        ConfigError: no such layer or device, or the output exists and was made with other settings.
+        ConfigError: no such layer or device, the output was made with another model or other settings, or another
+            process is writing it.
         ManifestError, CheckpointError: an input cannot be read.
         AudioError: not one recording could be embedded.
     """
-    manifest = Manifest.load(config.manifest)
-    taken = [name for name in OWN_COLUMNS if name in manifest.table.column_names]
-    if taken:
-        raise ManifestError(f"{config.manifest}: its column {taken[0]!r} has the name of one of ours; rename it")
-    encoder = _load(config)
-    facts = _facts(config, encoder, manifest)
-    path = config.output / TABLE_NAME
-    if path.exists() and not config.overwrite:
-        _check_same(path, facts)
-        return _result(path, reused=True)
-    folder = config.output / PARTS_NAME
-    if config.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = _write_parts(folder, manifest, encoder, config, facts, progress or (lambda done, total: None))
-    _join(parts, path, facts, config)
-    shutil.rmtree(folder, ignore_errors=True)
-    return _result(path, reused=False)
+    from speechssl.embed.engines import choose_engine
+
+    return choose_engine(config).run(config, progress or (lambda done, total: None))
 
 
-def plan_parts(durations: NDArray[np.float64], pool: Pool, frame_rate: float) -> list[tuple[int, int]]:
-    """Spans of rows (first, one past the last) that are worked off one after the other, each bounded in memory."""
-    spans: list[tuple[int, int]] = []
-    first, frames = 0, 0.0
-    for row, seconds in enumerate(durations):
-        more = seconds * frame_rate if pool == "none" else 0.0
-        if row > first and (frames + more > PART_FRAMES or row - first >= PART_ROWS):
-            spans.append((first, row))
-            first, frames = row, 0.0
-        frames += more
-    return [*spans, (first, len(durations))]
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that is fixed before the first shard is made."""
 
+    config: EmbedConfig
+    manifest: Manifest
+    facts: Mapping[str, Any]
+    extractor: Extractor
 
-def _load(config: EmbedConfig) -> SpeechEncoder:
-    encoder = load_encoder(config.checkpoint, device=resolve_device(config.device))
-    if config.layer is not None and config.layer > encoder.config.num_layers:
-        raise ConfigError(
-            f"layer must be between 0 and {encoder.config.num_layers} for {config.checkpoint}, but is {config.layer}"
+    @property
+    def folder(self) -> Path:
+        """Of the table."""
+        return self.config.output
+
+    def maker(self) -> ShardMaker:
+        """What makes shards in this process."""
+        return ShardMaker(
+            folder=self.folder,
+            manifest=self.manifest,
+            extractor=self.extractor,
+            settings=self.config.encoding,
+            shape=shape_of(self.facts),
+            reuse=not self.config.overwrite,
         )
-    return encoder
+
+    def plan(self) -> Plan:
+        """What is missing in the folder."""
+        shape = shape_of(self.facts)
+        return make_plan(
+            list(manifest_rows(self.manifest)),
+            self.manifest.durations,
+            self.folder,
+            shard_rows=self.config.shard_rows,
+            row_bytes=4 * shape.dimension * len(shape.layers),
+            frame_rate=self.facts["frame_rate"] if shape.times is not None else None,
+            format=shape.format,
+        )
 
 
-def _facts(config: EmbedConfig, encoder: SpeechEncoder, manifest: Manifest) -> dict[str, Any]:
-    """What fixes the table: two runs with equal facts write equal ones."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "model_sha256": model_hash(config.checkpoint),
-        "manifest_fingerprint": manifest.fingerprint(),
-        "layer": config.layer,
-        "pool": config.pool,
-        "precision": config.precision,
-        "dimension": encoder.config.model_dim,
-        "frame_rate": encoder.config.frame_rate,
-        "sample_rate": encoder.config.sample_rate,
-    }
+def load_job(config: EmbedConfig) -> Job:
+    """Read the manifest and the model, and see that they go together."""
+    manifest = Manifest.load(config.manifest)
+    for name in (*ROW_COLUMNS, *FRAME_COLUMNS, *PLACE_COLUMNS):
+        if name in manifest.column_names:
+            raise ManifestError(f"{config.manifest}: its column {name!r} has the name of one of ours; rename it")
+    encoder = load_encoder(config.checkpoint, device=resolve_device(config.device))
+    wanted = config.representation(num_layers=encoder.config.num_layers)
+    wanted.check(encoder.config.num_layers, source=config.checkpoint)
+    pooling = None
+    if config.pool_weights is not None:
+        pooling = load_pooling(config.pool_weights, config.pool, dim=encoder.config.model_dim)
+    extractor = Extractor(encoder, wanted, pooling=pooling)
+    return Job(
+        config=config,
+        manifest=manifest,
+        facts=_facts(config, encoder, extractor),
+        extractor=extractor,
+    )
+
+
+@contextmanager
+def prepared(job: Job) -> Iterator[Plan]:
+    """Lock the folder, clear what an interruption left, and mark the table as unfinished while its shards are made.
+
+    Raises:
+        ConfigError: the table there was made in another way, or another process is writing it.
+    """
+    config, folder = job.config, job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _check_folder(folder, job.facts, config.overwrite)
+        shutil.rmtree(folder / UNFINISHED_NAME, ignore_errors=True)
+        for number in strays(folder, config.format):
+            remove_shard(folder, number, config.format)
+        plan = job.plan()
+        if plan.tasks or not read_facts(folder).get("complete"):
+            write_json(folder / FACTS_NAME, folder, {**job.facts, "complete": False})
+        yield plan
+
+
+def finish(job: Job, plan: Plan, num_computed: int) -> EmbedResult:
+    """Write what stands beside the shards, and at last that the table is whole."""
+    folder = job.folder
+    shutil.rmtree(folder / UNFINISHED_NAME, ignore_errors=True)
+    index = EmbeddingIndex(folder, job.facts)
+    errors = index.errors
+    _write_errors(folder, errors)
+    if len(index) == 0:
+        first = f"; the first: {errors[0][1]}; all are listed in {folder / ERRORS_NAME}" if errors else ""
+        raise AudioError(f"{job.config.manifest}: none of its {len(errors)} recordings can be embedded{first}")
+    if plan.tasks or not read_facts(folder).get("complete"):
+        write_json(folder / FACTS_NAME, folder, {**job.facts, **_notes(job, index)})
+        shutil.rmtree(folder / UNFINISHED_NAME, ignore_errors=True)
+    else:
+        logger.info("%s: is up to date and is used as it is", folder)
+    return _result(job, index, plan, num_computed)
 
 
 def model_hash(checkpoint: str | Path) -> str:
-    """SHA-256 of a model's weights, as hex."""
-    with open(resolve_model_directory(checkpoint) / MODEL_FILE, "rb") as file:
+    """SHA-256 of a model's weights, as hex; of another tool's model that of the file or of all files of the folder."""
+    from speechssl.interop.loading import identify
+
+    path = Path(checkpoint)
+    if identify(checkpoint) == "speechssl":
+        path = resolve_model_directory(checkpoint) / MODEL_FILE
+    files = [path] if path.is_file() else sorted(name for name in path.rglob("*") if name.is_file())
+    if not files:  # a name that another tool's library resolves
+        return hashlib.sha256(str(checkpoint).encode()).hexdigest()
+    if len(files) == 1:
+        return _file_hash(files[0])
+    lines = "".join(f"{_file_hash(name)}  {name.relative_to(path)}\n" for name in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_same(path: Path, facts: Mapping[str, Any]) -> None:
-    found = read_metadata(path)
-    differing = [name for name, value in facts.items() if found.get(name) != value]
+def _facts(config: EmbedConfig, encoder: SpeechEncoder, extractor: Extractor) -> dict[str, Any]:
+    """What fixes the vectors: two runs with equal facts give equal ones, within rounding."""
+    times = FrameTimes.of(encoder.strided_layers, encoder.config.sample_rate)
+    keys = extractor.wanted.keys
+    return {
+        "format_version": FORMAT_VERSION,
+        "model_sha256": model_hash(config.checkpoint),
+        "layers": list(keys),
+        "layer": keys[0] if len(keys) == 1 else None,
+        "layer_weights": None if config.layer_weights is None else list(config.layer_weights),
+        "pool": config.pool,
+        "pool_sha256": None if config.pool_weights is None else _file_hash(config.pool_weights),
+        "normalize": config.normalize,
+        "dtype": config.dtype,
+        "format": config.format,
+        "precision": config.precision,
+        "dimension": extractor.dimension,
+        "frame_rate": encoder.config.frame_rate,
+        "first_frame_seconds": times.first_seconds,
+        "frame_seconds": times.step_seconds,
+        "sample_rate": encoder.config.sample_rate,
+        "whole_seconds": config.whole_seconds,
+        "chunk_seconds": config.chunk_seconds,
+        "context_seconds": config.context_seconds,
+    }
+
+
+def _notes(job: Job, index: EmbeddingIndex) -> dict[str, Any]:
+    clips = index.clips
+    digest = hashlib.sha256()
+    for name, content in sorted(zip(clips["id"].to_pylist(), clips["content_sha256"].to_pylist(), strict=True)):
+        digest.update(f"{content}  {name}\n".encode())
+    places = len(index.layers)
+    shards = clips.group_by("shard").aggregate([("num_rows", "sum"), ("num_rows", "count")]).to_pylist()
+    return {
+        "complete": True,
+        "checkpoint": str(job.config.checkpoint),
+        "speechssl_version": __version__,
+        "num_utterances": len(clips),
+        "num_rows": sum(shard["num_rows_sum"] for shard in shards) * places,
+        "num_errors": len(index.errors),
+        "content_sha256": digest.hexdigest(),
+        "manifest_fingerprint": job.manifest.fingerprint(),
+        "shards": [
+            {
+                "number": shard["shard"],
+                "num_utterances": shard["num_rows_count"],
+                "num_rows": shard["num_rows_sum"] * places,
+            }
+            for shard in shards
+        ],
+    }
+
+
+def _check_folder(folder: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
+    """See that what is there goes with the facts; with `overwrite` remove it."""
+    if overwrite:
+        _remove_file(folder / FACTS_NAME)
+        shutil.rmtree(folder / INDEX_NAME, ignore_errors=True)
+        for format in SUFFIXES:
+            old = data_folder(folder, format)
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+        return
+    found = read_facts(folder)
+    if not found:
+        for part in (folder / INDEX_NAME, data_folder(folder, "parquet")):
+            if part.exists():
+                raise ConfigError(
+                    f"{part}: exists, but {FACTS_NAME} beside it does not say what made it; name another output, or set"
+                    " overwrite=true"
+                )
+        return
+    differing = [name for name, value in facts.items() if name != "layer" and found.get(name) != value]
     if differing:
         listed = ", ".join(f"{name} is {found.get(name)!r} instead of {facts[name]!r}" for name in differing)
         raise ConfigError(
-            f"{path}: exists and was made in another way ({listed}); name another output, or set overwrite=true"
+            f"{folder}: holds embeddings that were made in another way ({listed}); name another output, or set"
+            " overwrite=true"
         )
-    logger.info("%s: was made in the same way before and is used as it is", path)
 
 
-def _write_parts(
-    folder: Path,
-    manifest: Manifest,
-    encoder: SpeechEncoder,
-    config: EmbedConfig,
-    facts: Mapping[str, Any],
-    progress: Progress,
-) -> list[Path]:
-    """One file for each part of the manifest; those of an earlier run with the same facts are kept."""
-    parts = []
-    for number, (first, last) in enumerate(plan_parts(manifest.durations, config.pool, encoder.config.frame_rate)):
-        path = folder / f"part-{number:06d}.parquet"
-        if not (path.exists() and read_metadata(path).get("facts") == facts):
-            rows = manifest.take(np.arange(first, last))
-            _write_part(path, rows, encoder, config, facts, partial(_report, progress, first, len(manifest)))
-        parts.append(path)
-        progress(last, len(manifest))
-    return parts
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / LOCK_NAME, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{folder}: another process is writing embeddings there; wait for it") from None
+        yield
+    (folder / LOCK_NAME).unlink(missing_ok=True)
 
 
-def _report(progress: Progress, first: int, total: int, done: int) -> None:
-    progress(first + done, total)
-
-
-def _write_part(
-    path: Path,
-    rows: Manifest,
-    encoder: SpeechEncoder,
-    config: EmbedConfig,
-    facts: Mapping[str, Any],
-    progress: Callable[[int], None],
-) -> None:
-    """Embed some rows into one Parquet file, in their order; its metadata lists those that failed."""
-    errors: dict[str, str] = {}
-    vectors: dict[str, NDArray[np.float32]] = {}
-
-    def failed(utterance: Utterance, error: AudioError) -> None:
-        errors[utterance.id] = str(error)
-
-    pairs = embed_manifest(
-        rows,
-        encoder,
-        layer=config.layer,
-        pool=config.pool,
-        batch_seconds=config.batch_seconds,
-        precision=config.precision,
-        on_error=failed,
-    )
-    for utterance_id, values in pairs:
-        vectors[utterance_id] = values
-        progress(len(vectors) + len(errors))
-    ids = rows.column("id").to_pylist()
-    good = rows.take([row for row, name in enumerate(ids) if name in vectors]).rebased(config.output)
-    dimension = encoder.config.model_dim
-    if config.pool == "mean":
-        table = utterance_table(good, vectors, dimension=dimension, layer=config.layer)
-    else:
-        table = frame_table(
-            good,
-            vectors,
-            dimension=dimension,
-            layer=config.layer,
-            strided_layers=encoder.strided_layers,
-            sample_rate=encoder.config.sample_rate,
-        )
-    listed = [{"id": name, "reason": errors[name]} for name in ids if name in errors]
-    write_tables(path, [table], {"facts": dict(facts), "errors": listed, "num_utterances": len(good)})
-
-
-def _join(parts: Sequence[Path], path: Path, facts: Mapping[str, Any], config: EmbedConfig) -> None:
-    """Parts -> the table, and beside it the list of what failed."""
-    found = [read_metadata(part) for part in parts]
-    errors = [error for metadata in found for error in metadata["errors"]]
-    num_utterances = sum(metadata["num_utterances"] for metadata in found)
-    _write_errors(path.parent / ERRORS_NAME, errors)
-    if num_utterances == 0:
-        raise AudioError(
-            f"{config.manifest}: none of its {len(errors)} recordings can be embedded; the first: {errors[0]['reason']}"
-            f"; all are listed in {path.parent / ERRORS_NAME}"
-        )
-    made = {
-        "checkpoint": str(config.checkpoint),
-        "speechssl_version": __version__,
-        "num_utterances": num_utterances,
-        "num_errors": len(errors),
-    }
-    write_tables(path, read_tables(parts), {**facts, **made})
-
-
-def _write_errors(path: Path, errors: Sequence[Mapping[str, str]]) -> None:
+def _write_errors(folder: Path, errors: Sequence[tuple[str, str]]) -> None:
+    path = folder / ERRORS_NAME
     if not errors:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors), encoding="utf-8")
-    os.replace(temporary, path)
+    lines = [json.dumps({"id": name, "reason": reason}, ensure_ascii=False) + "\n" for name, reason in errors]
+    write_file(path, folder, partial(_write_lines, lines))
 
 
-def _result(path: Path, *, reused: bool) -> EmbedResult:
-    metadata = read_metadata(path)
-    errors_path = path.parent / ERRORS_NAME
-    errors = []
-    if metadata["num_errors"] and errors_path.exists():
-        lines = [json.loads(line) for line in errors_path.read_text(encoding="utf-8").splitlines()]
-        errors = [(line["id"], line["reason"]) for line in lines]
+def _write_lines(lines: Sequence[str], path: Path) -> None:
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _result(job: Job, index: EmbeddingIndex, plan: Plan, num_computed: int) -> EmbedResult:
+    errors = tuple(index.errors)
+    facts = read_facts(job.folder)
     return EmbedResult(
-        path=path,
-        errors_path=errors_path if errors else None,
-        num_utterances=metadata["num_utterances"],
-        num_rows=pq.read_metadata(path).num_rows,
-        dimension=metadata["dimension"],
-        errors=tuple(errors),
-        reused=reused,
+        path=data_folder(job.folder, job.config.format),
+        errors_path=job.folder / ERRORS_NAME if errors else None,
+        num_utterances=len(index),
+        num_rows=facts["num_rows"],
+        dimension=index.dimension,
+        errors=errors,
+        reused=not plan.tasks,
+        num_computed=num_computed,
+        num_removed=plan.num_removed,
+        num_shards=len(facts["shards"]),
     )

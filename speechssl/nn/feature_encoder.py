@@ -7,6 +7,7 @@ hundredth, which is what makes pre-training on a small machine possible. `FbankF
 Shapes: B utterances, S samples, T frames, C latent dim.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,6 +19,15 @@ from speechssl.nn.conv_stack import ConvStack, flat_weight, fold_group_norm, sam
 from speechssl.nn.dropout import is_plain_cpu
 
 PaddingStatistics = Literal["masked", "included"]
+
+
+@dataclass(frozen=True)
+class TimeStatistics:
+    """Mean and biased variance `[C]` over all `count` steps of a recording, by which a part of it is normalized."""
+
+    mean: Tensor
+    variance: Tensor
+    count: int
 
 
 def is_full(lengths: Tensor, max_length: int) -> bool:
@@ -78,8 +88,15 @@ class MaskedGroupNorm(nn.Module):
         self.padding = padding
         self.eps = eps
 
-    def forward(self, x: Tensor, num_frames: Tensor) -> Tensor:
-        """`x` `[B, C, T]`, `num_frames` i64 `[B]` -> `[B, C, T]` in the dtype of `x`."""
+    def forward(self, x: Tensor, num_frames: Tensor, statistics: TimeStatistics | None = None) -> Tensor:
+        """`x` `[B, C, T]`, `num_frames` i64 `[B]` -> `[B, C, T]` in the dtype of `x`.
+
+        `statistics` are those of the recordings that `x` is a part of; its own by default.
+        """
+        if statistics is not None:
+            scale = self.weight * torch.rsqrt(statistics.variance + self.eps)
+            shifted = x.float() - statistics.mean[:, None]
+            return (shifted * scale[:, None] + self.bias[:, None]).to(x.dtype)
         if self.padding == "included" or is_full(num_frames, x.shape[2]):
             return F.group_norm(x.float(), x.shape[1], self.weight, self.bias, self.eps).to(x.dtype)
         mean, variance = masked_mean_and_variance(x, num_frames, time_dim=2)
@@ -133,10 +150,23 @@ class ConvFeatureEncoder(nn.Module):
             for _ in (self.strided_layers if norm == "layer" else self.strided_layers[:1])
         )
 
-    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def normalizes_over_time(self) -> bool:
+        """Whether a frame depends on the whole recording, by way of `TimeStatistics` of `unnormalized`."""
+        return isinstance(self.norms[0], MaskedGroupNorm)
+
+    def unnormalized(self, waveform: Tensor) -> Tensor:
+        """What is normalized over time: `[B, S]` -> `[B, T', C]`, steps of the first of the strided layers."""
+        first: Tensor = self.convs[0](waveform[:, None, :])
+        return first.transpose(1, 2)
+
+    def forward(
+        self, waveform: Tensor, num_samples: Tensor, statistics: TimeStatistics | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), num_frames `[B]`.
 
-        No convolution pads, so a valid frame sees valid samples only.
+        No convolution pads, so a valid frame sees valid samples only. `statistics` are those of the recording that
+        the waveforms are parts of.
         """
         if self._runs_as_products(waveform, num_samples):
             return self._as_products(waveform, num_samples)
@@ -146,7 +176,9 @@ class ConvFeatureEncoder(nn.Module):
             x = conv(x)
             lengths = output_length(lengths, self.strided_layers[index : index + 1])
             if index < len(self.norms):
-                x = self.norms[index](x, lengths)
+                norm = self.norms[index]
+                over_time = statistics is not None and isinstance(norm, MaskedGroupNorm)
+                x = norm(x, lengths, statistics) if over_time else norm(x, lengths)
             x = F.gelu(x)
         latents = x.transpose(1, 2)
         if not is_full(lengths, latents.shape[1]):
@@ -236,17 +268,33 @@ class LogMelFeatureEncoder(nn.Module):
         self.register_buffer("mel_filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(window_samples), persistent=False)
 
+    normalizes_over_time = True
+
     @torch.no_grad()
-    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`."""
+    def unnormalized(self, waveform: Tensor) -> Tensor:
+        """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
         with torch.autocast(waveform.device.type, enabled=False):
             (window_samples, hop_samples), _ = self.strided_layers
             frames = waveform.float().unfold(1, window_samples, hop_samples)  # [B, 10 ms frames, window]
             spectrum = torch.fft.rfft(frames * self.window)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)  # abs() would take a needless root
-            features = (power @ self.mel_filters).clamp(min=self.floor).log()
+            return (power @ self.mel_filters).clamp(min=self.floor).log()
+
+    @torch.no_grad()
+    def forward(
+        self, waveform: Tensor, num_samples: Tensor, statistics: TimeStatistics | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`.
+
+        `statistics` are those of the recording that the waveforms are parts of.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            features = self.unnormalized(waveform)
             lengths = output_length(num_samples, self.strided_layers[:1])
-            mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
+            if statistics is None:
+                mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
+            else:
+                mean, variance = statistics.mean, statistics.variance
             features = (features - mean) * torch.rsqrt(variance + 1e-3)
             num_frames = output_length(lengths, self.strided_layers[1:])
             latents = stack_frames(features, self.stack)
@@ -288,9 +336,11 @@ class FbankFeatureEncoder(nn.Module):
         self.register_buffer("mel_filters", F.pad(filters, (0, 1)).T.contiguous(), persistent=False)
         self.register_buffer("window", torch.hann_window(window_samples, periodic=False) ** 0.85, persistent=False)
 
+    normalizes_over_time = True
+
     @torch.no_grad()
-    def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`."""
+    def unnormalized(self, waveform: Tensor) -> Tensor:
+        """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
         with torch.autocast(waveform.device.type, enabled=False):
             (window_samples, hop_samples), _ = self.strided_layers
             frames = waveform.float().unfold(1, window_samples, hop_samples) * 2**15  # [B, 10 ms frames, window]
@@ -298,10 +348,26 @@ class FbankFeatureEncoder(nn.Module):
             frames = frames - 0.97 * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
             spectrum = torch.fft.rfft(frames * self.window, n=self.fft_size)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            features = (power @ self.mel_filters).clamp(min=self.floor).log()
+            return (power @ self.mel_filters).clamp(min=self.floor).log()
+
+    @torch.no_grad()
+    def forward(
+        self, waveform: Tensor, num_samples: Tensor, statistics: TimeStatistics | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`.
+
+        `statistics` are those of the recording that the waveforms are parts of.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            features = self.unnormalized(waveform)
             lengths = output_length(num_samples, self.strided_layers[:1])
-            mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
-            unbiased = lengths.to(torch.float32) / (lengths - 1).clamp(min=1)
+            if statistics is None:
+                mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
+                counts = lengths
+            else:
+                mean, variance = statistics.mean, statistics.variance
+                counts = torch.full_like(lengths, statistics.count)
+            unbiased = counts.to(torch.float32) / (counts - 1).clamp(min=1)
             features = (features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)
             num_frames = output_length(lengths, self.strided_layers[1:])
             latents = stack_frames(features, self.stack)

@@ -12,10 +12,12 @@ import torch
 
 from speechssl import embed
 from speechssl.audio import read
-from speechssl.embed import EmbedConfig, read_embeddings, stage
-from speechssl.embed.encode import _encode, embed_manifest
+from speechssl.embed import EmbedConfig, open_index, read_embeddings
+from speechssl.embed.encode import EncodeSettings, _encode, embed_manifest
+from speechssl.embed.plan import plan_spans
 from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.extraction import Extractor, Representation
 from speechssl.manifest import Manifest
 from speechssl.types import AudioBatch, EncoderOutput, Utterance
 
@@ -109,14 +111,12 @@ def test_noise_in_the_padding_changes_nothing(preset: str, pool: str) -> None:
     outputs = [
         _encode(
             AudioBatch(utterance_ids=ids, waveform=x, num_samples=num_samples, sample_rate=RATE),
-            encoder,
-            1,
-            pool,
-            "fp32",
-        )  # type: ignore[arg-type]
+            Extractor(encoder, Representation(layers=(1,), pool=pool)),  # type: ignore[arg-type]
+            EncodeSettings(),
+        )
         for x in (waveform, silent)
     ]
-    for (_, noisy), (_, clean) in zip(*outputs, strict=True):
+    for noisy, clean in zip(*outputs, strict=True):
         np.testing.assert_allclose(noisy, clean, atol=1e-5, rtol=0)
 
 
@@ -132,7 +132,7 @@ def test_table_holds_fixed_size_lists_own_columns_and_what_made_it(config: Embed
     assert metadata["pool"] == "mean" and metadata["layer"] is None and metadata["frame_rate"] == 50
     assert metadata["manifest_fingerprint"] == Manifest.load(config.manifest).fingerprint()
     assert len(metadata["model_sha256"]) == 64
-    assert {path.name for path in config.output.iterdir()} == {"embeddings.parquet"}
+    assert {path.name for path in config.output.iterdir()} == {"embeddings.json", "embeddings.parquet", "index"}
 
 
 def test_bad_recordings_are_listed_and_end_nothing(config: EmbedConfig, tmp_path: Path) -> None:
@@ -180,18 +180,15 @@ def test_finished_output_is_reused(config: EmbedConfig, caplog: pytest.LogCaptur
 
 def test_output_made_in_another_way_is_refused(config: EmbedConfig) -> None:
     embed.run(config)
-    with pytest.raises(ConfigError, match=r"made in another way \(layer is None instead of 1\).*overwrite=true"):
+    with pytest.raises(ConfigError, match=r"another way \(layers is \[None\] instead of \[1\]\).*overwrite=true"):
         embed.run(changed(config, layer=1))
     embed.run(changed(config, layer=1, overwrite=True))
     assert read_embeddings(config.output).metadata["layer"] == 1
 
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
-def test_interrupted_run_goes_on_after_its_last_part(
-    config: EmbedConfig, pool: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_interrupted_run_goes_on_after_its_last_shard(config: EmbedConfig, pool: str, tmp_path: Path) -> None:
     whole = read_embeddings(embed.run(changed(config, pool=pool)).path)
-    monkeypatch.setattr(stage, "PART_ROWS", 2)
     seen: list[int] = []
 
     def interrupt(done: int, total: int) -> None:
@@ -199,26 +196,30 @@ def test_interrupted_run_goes_on_after_its_last_part(
         if done == 4:
             raise KeyboardInterrupt
 
-    parted = changed(config, pool=pool, output=tmp_path / "parted")
+    parted = changed(config, pool=pool, output=tmp_path / "parted", shard_rows=2)
     with pytest.raises(KeyboardInterrupt):
         embed.run(parted, progress=interrupt)
-    assert not (tmp_path / "parted" / "embeddings.parquet").exists()
-    kept = next((tmp_path / "parted" / ".parts").glob("part-000000.parquet"))
+    with pytest.raises(ConfigError, match="interrupted; the same `speechssl embed` goes on"):
+        open_index(parted.output)
+    kept = parted.output / "embeddings.parquet" / "shard-000000.parquet"
     written = kept.stat().st_mtime_ns
     steps: list[tuple[int, int]] = []
     result = embed.run(parted, progress=lambda done, total: steps.append((done, total)))
-    assert steps[-1] == (6, 6) and [done for done, _ in steps] == sorted(done for done, _ in steps)
-    assert pq.ParquetFile(result.path).num_row_groups == 3
+    assert kept.stat().st_mtime_ns == written and result.num_computed < 6
+    assert steps[-1][0] == steps[-1][1] and [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert result.num_shards == 3 and len(list(result.path.iterdir())) == 3
     found = read_embeddings(result.path)
-    assert found.table.drop_columns(["layer"]).column_names and found.table["id"].equals(whole.table["id"])
+    assert found.table["id"].equals(whole.table["id"])
     np.testing.assert_allclose(found.vectors, whole.vectors, atol=1e-5, rtol=0)
-    assert written and not (tmp_path / "parted" / ".parts").exists()
+    assert not list(parted.output.glob(".*"))
 
 
-def test_frames_are_planned_by_length() -> None:
-    durations = np.array([400.0, 700.0, 10.0, 2000.0, 5.0])  # at 50 frames a second, 50,000 frames are 1000 s
-    assert stage.plan_parts(durations, "none", 50.0) == [(0, 1), (1, 3), (3, 4), (4, 5)]
-    assert stage.plan_parts(durations, "mean", 50.0) == [(0, 5)]
+def test_shards_are_bounded_in_rows_and_in_memory() -> None:
+    durations = np.array([400.0, 700.0, 10.0, 2000.0, 5.0])  # at 50 frames a second, 1000 s of 2684 bytes are 128 MiB
+    assert plan_spans(durations, shard_rows=9, row_bytes=2684, frame_rate=50.0) == [(0, 1), (1, 3), (3, 4), (4, 5)]
+    assert plan_spans(durations, shard_rows=9, row_bytes=2684, frame_rate=None) == [(0, 5)]
+    assert plan_spans(durations, shard_rows=2, row_bytes=2684, frame_rate=None) == [(0, 2), (2, 4), (4, 5)]
+    assert plan_spans(durations[:0], shard_rows=2, row_bytes=2684, frame_rate=None) == []
 
 
 def test_batch_that_does_not_fit_is_halved_and_one_clip_that_does_not_is_listed(manifest_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_batch_that_does_not_fit_is_halved_and_one_clip_that_does_not_is_listed(
         )
     }
     assert ids == {"clip-0", "clip-1", "clip-2", "clip-4", "clip-5"}
-    assert [name for name, _ in failed] == ["clip-3"] and "do not fit in memory; cut the recording" in failed[0][1]
+    assert [name for name, _ in failed] == ["clip-3"] and "do not fit in memory; lower whole_seconds" in failed[0][1]
 
 
 def test_bf16_is_close_and_stored_as_float(config: EmbedConfig, tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_wrong_settings_are_named(config: EmbedConfig, values: dict[str, object]
 
 def test_wrong_values_are_named_when_configured(config: EmbedConfig) -> None:
     for values, message in (
-        ({"pool": "max"}, "pool must be mean or none, but is 'max'"),
+        ({"pool": "sum"}, "pool must be one of mean, max, .*, but is 'sum'"),
         ({"precision": "fp16"}, "precision must be fp32 or bf16, but is 'fp16'"),
         ({"layer": -1}, "layer must be at least 0, but is -1"),
         ({"batch_seconds": 0.0}, "batch_seconds must be above 0, but is 0.0"),

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "speechssl"
 FLOORS = {
     "errors": 0, "types": 0, "lengths": 0, "resources": 0,
     "audio": 1, "text": 1, "config": 1, "nn": 1, "model_directory": 1, "timing": 1, "jobs": 1,
+    "extraction": 1.5,  # what is taken of an encoder, which uses it in turn
     "manifest": 2, "encoder": 2, "ctc": 2, "scoring": 2,
     "data": 3, "objectives": 3, "training": 3, "asr": 3, "evaluation": 3,
     "interop": 3.5, "tuning": 3.5,  # between the models and the stages that load them
