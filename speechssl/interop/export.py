@@ -11,7 +11,7 @@ from speechssl.interop import programs
 from speechssl.interop.card import CARD_FILE, ModelFacts, model_card
 from speechssl.interop.fairseq2_write import fairseq2_peer, write_fairseq2
 from speechssl.interop.fairseq2_write import usage as fairseq2_usage
-from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare
+from speechssl.interop.gate import GateInput, Padding, ParityReport, Peer, compare, encoder_of
 from speechssl.interop.huggingface.encoders import HUGGINGFACE_EPS
 from speechssl.interop.huggingface.peer import huggingface_peer
 from speechssl.interop.huggingface.write import usage, write_huggingface
@@ -34,6 +34,7 @@ class Exporter:
         padding: what the peer does in a padded batch; see `gate.compare`.
         changes: fields of our encoder's configuration that the format cannot hold -> the value it computes with.
         tolerance: largest relative difference; that of the gate when None.
+        mel_tolerance: the same for encoders of log-mel features, where it is larger.
         library: `library_name` of the card's head, None for none.
     """
 
@@ -43,6 +44,7 @@ class Exporter:
     padding: Padding = "included"
     changes: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float | None = None
+    mel_tolerance: float | None = None
     library: str | None = None
 
 
@@ -62,6 +64,7 @@ EXPORTERS: dict[str, Exporter] = {
         usage=programs.onnx_usage,
         padding="masked",
         tolerance=programs.ONNX_TOLERANCE,
+        mel_tolerance=programs.ONNX_MEL_TOLERANCE,
         library="onnx",
     ),
     "torch-export": Exporter(
@@ -122,7 +125,7 @@ def export_model(
         name, peer = exporter.peer(temporary, model)
         report = compare(
             model, peer, peer_name=name, padding=exporter.padding, changes=exporter.changes,
-            tolerance=exporter.tolerance, inputs=inputs,
+            tolerance=_tolerance(exporter, model), inputs=inputs,
             progress=lambda entry: tell(f"comparing with {name}: {entry}"),
         )  # fmt: skip
         report.check()
@@ -137,3 +140,9 @@ def export_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ExportResult(folder=target, report=report, notes=notes)
+
+
+def _tolerance(exporter: Exporter, model: Exportable) -> float | None:
+    """What the gate allows; None leaves it to the gate."""
+    of_mel = encoder_of(model).config.front_end != "waveform"
+    return exporter.mel_tolerance if of_mel and exporter.mel_tolerance is not None else exporter.tolerance

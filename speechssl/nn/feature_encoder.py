@@ -7,8 +7,9 @@ hundredth, which is what makes pre-training on a small machine possible. `FbankF
 Shapes: B utterances, S samples, T frames, C latent dim.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,12 @@ def is_full(lengths: Tensor, max_length: int) -> bool:
     which must serve every length.
     """
     return not torch.compiler.is_compiling() and lengths.device.type == "cpu" and bool((lengths == max_length).all())
+
+
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """No autocast inside; nothing where a program is exported, which is in fp32 and could not be stored with it."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return nullcontext() if exporting() else torch.autocast(device_type, enabled=False)
 
 
 def masked_mean_and_variance(x: Tensor, lengths: Tensor, *, time_dim: int) -> tuple[Tensor, Tensor]:
@@ -273,7 +280,7 @@ class LogMelFeatureEncoder(nn.Module):
     @torch.no_grad()
     def unnormalized(self, waveform: Tensor) -> Tensor:
         """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device.type):
             (window_samples, hop_samples), _ = self.strided_layers
             frames = waveform.float().unfold(1, window_samples, hop_samples)  # [B, 10 ms frames, window]
             spectrum = torch.fft.rfft(frames * self.window)
@@ -288,7 +295,7 @@ class LogMelFeatureEncoder(nn.Module):
 
         `statistics` are those of the recording that the waveforms are parts of.
         """
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device.type):
             features = self.unnormalized(waveform)
             lengths = output_length(num_samples, self.strided_layers[:1])
             if statistics is None:
@@ -341,7 +348,7 @@ class FbankFeatureEncoder(nn.Module):
     @torch.no_grad()
     def unnormalized(self, waveform: Tensor) -> Tensor:
         """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device.type):
             (window_samples, hop_samples), _ = self.strided_layers
             frames = waveform.float().unfold(1, window_samples, hop_samples) * 2**15  # [B, 10 ms frames, window]
             frames = frames - frames.mean(dim=2, keepdim=True)
@@ -358,7 +365,7 @@ class FbankFeatureEncoder(nn.Module):
 
         `statistics` are those of the recording that the waveforms are parts of.
         """
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device.type):
             features = self.unnormalized(waveform)
             lengths = output_length(num_samples, self.strided_layers[:1])
             if statistics is None:

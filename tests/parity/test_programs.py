@@ -70,7 +70,7 @@ def test_a_recogniser_passes_the_gate_as_program_and_as_graph(
     measured(TABLE[family], "ONNX in onnxruntime", graph)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in (*TABLE, "log-mel")])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in TABLE])
 def test_other_families_pass_as_well(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both_ways(family, tmp_path, monkeypatch)
 
@@ -95,7 +95,8 @@ def both_ways(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(programs, "export_program", lambda given: program)
     stored = export_model(model, tmp_path / "program", format="torch-export", inputs=few_inputs(model))
     graph = export_model(model, tmp_path / "graph", format="onnx", inputs=few_inputs(model))
-    assert stored.report.max_relative < 1e-5 and graph.report.max_relative < 1e-4
+    allowed = 5e-4 if family == "log-mel" else 1e-4  # a clip of one frame has features that hardly vary
+    assert stored.report.max_relative < 1e-5 and graph.report.max_relative < allowed
     assert graph.report.peer.startswith("onnxruntime")
     assert [layer.name for layer in graph.report.inputs[0].layers] == ["logits"]
     for result in (stored, graph):
