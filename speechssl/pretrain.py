@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from speechssl.errors import ConfigError
 from speechssl.interop.model import PretrainingModel
 from speechssl.interop.models import load_model
 from speechssl.lengths import input_length
-from speechssl.manifest import Manifest
+from speechssl.manifest import Manifest, require_valid
 from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.training.dry_run import StepCost, try_batches
 from speechssl.training.loop import train
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingConfig, TrainingResult
@@ -257,6 +259,38 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
         ConfigError, ManifestError: the input is wrong; nothing was started.
         TrainingError: the monitor stopped the run, or no recording can be read.
     """
+    task, manifest, valid = build_task(config)
+    result = train(
+        task,
+        config=config.training,
+        run_directory=Path(config.run_directory),
+        resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": to_dict(task.encoder.config)},
+        fingerprint=fingerprint(manifest, valid),
+        description="pre-training",
+        resume=resume,
+    )
+    return PretrainResult(
+        run_directory=Path(config.run_directory),
+        training=result,
+        left_out=dict(task.stream.problems),
+        coverage=task.stream.coverage,
+    )
+
+
+def dry_run(config: PretrainConfig) -> StepCost:
+    """Load all that a run would, and put a few batches through the model without learning from them.
+
+    Raises:
+        ConfigError, ManifestError, AudioError: what would stop the run.
+    """
+    require_valid(*config.manifests, *([] if config.valid_manifest is None else [config.valid_manifest]))
+    with TemporaryDirectory() as scratch:
+        task, _, _ = build_task(replace(config, run_directory=Path(scratch)))
+        return try_batches(task, device=task.encoder.device)
+
+
+def build_task(config: PretrainConfig) -> tuple[PretrainTask, Manifest, Manifest | None]:
+    """What the loop trains, and the manifests to learn from and to validate on."""
     manifest = load_joined(config.manifests)
     valid = None if config.valid_manifest is None else Manifest.load(config.valid_manifest)
     seed = config.training.seed
@@ -284,21 +318,7 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
         encoder, objective, stream, valid, valid_batch_seconds=config.data.batch_seconds, seed=seed,
         num_workers=config.data.num_workers,
     )  # fmt: skip
-    result = train(
-        task,
-        config=config.training,
-        run_directory=Path(config.run_directory),
-        resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": to_dict(encoder.config)},
-        fingerprint=fingerprint(manifest, valid),
-        description="pre-training",
-        resume=resume,
-    )
-    return PretrainResult(
-        run_directory=Path(config.run_directory),
-        training=result,
-        left_out=dict(stream.problems),
-        coverage=stream.coverage,
-    )
+    return task, manifest, valid
 
 
 def fingerprint(*manifests: Manifest | None) -> str:

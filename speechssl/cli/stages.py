@@ -12,7 +12,8 @@ from speechssl.errors import SpeechSSLError
 
 if TYPE_CHECKING:
     from speechssl.quickstart import QuickstartConfig, QuickstartResult
-    from speechssl.training import TrainingResult
+    from speechssl.training.dry_run import StepCost
+    from speechssl.training.task import TrainingConfig, TrainingResult
     from speechssl.types import ErrorReport
 
 Config = TypeVar("Config")
@@ -20,6 +21,7 @@ Config = TypeVar("Config")
 logger = logging.getLogger(__name__)
 
 NO_REPORT = "--no_report"
+DRY_RUN = "--dry_run"
 
 EXAMPLES = {
     "quickstart": "speechssl quickstart\n"
@@ -70,15 +72,19 @@ def quickstart(words: list[str]) -> int:
 
 def pretrain(words: list[str]) -> int:
     """Train an encoder on unlabelled audio."""
-    from speechssl.pretrain import PretrainConfig, run
+    from speechssl.pretrain import PretrainConfig, dry_run, run
 
     words, with_report = _take_flag(words, NO_REPORT)
+    words, trains = _take_flag(words, DRY_RUN)
     summary = (
         f"Train an encoder on unlabelled audio; resumes by itself. Ends with report.html, without it by {NO_REPORT}."
+        f" {DRY_RUN} checks data, memory and every path without training."
     )
     config = _config("pretrain", PretrainConfig, words, summary)
     if config is None:
         return 0
+    if not trains:
+        return _show_dry_run(dry_run(config), config.training)
     result = run(config)
     _show_training("pre-training", result.run_directory, result.training, len(result.left_out))
     return _finish_training(result.run_directory, result.training, with_report=with_report)
@@ -86,16 +92,19 @@ def pretrain(words: list[str]) -> int:
 
 def finetune(words: list[str]) -> int:
     """Train a recogniser on transcribed audio."""
-    from speechssl.finetune import FinetuneConfig, run
+    from speechssl.finetune import FinetuneConfig, dry_run, run
 
     words, with_report = _take_flag(words, NO_REPORT)
+    words, trains = _take_flag(words, DRY_RUN)
     summary = (
         "Train a recogniser with CTC on transcribed audio; resumes by itself. Ends with report.html, without it by"
-        f" {NO_REPORT}."
+        f" {NO_REPORT}. {DRY_RUN} checks data, memory and every path without training."
     )
     config = _config("finetune", FinetuneConfig, words, summary)
     if config is None:
         return 0
+    if not trains:
+        return _show_dry_run(dry_run(config), config.training)
     result = run(config)
     _show_training("fine-tuning", result.directory, result.training, len(result.left_out))
     return _finish_training(result.directory, result.training, with_report=with_report)
@@ -231,6 +240,19 @@ def _config(
     return stage_config(
         command, config_class, words, example=EXAMPLES[command], summary=summary, positionals=positionals
     )
+
+
+def _show_dry_run(cost: "StepCost", training: "TrainingConfig") -> int:
+    hours = training.max_steps * training.accumulation_steps * cost.seconds / 3600
+    rows = [
+        ("weights", f"{cost.num_parameters / 1e6:.1f} M, {cost.num_trained_parameters / 1e6:.1f} M of them trained"),
+        ("a batch", f"{cost.batch_seconds:.1f} s of audio, {cost.seconds:.2f} s forward and backward"),
+        ("memory", f"{cost.memory_bytes / 1e9:.2f} GB"),
+        ("all updates", f"{training.max_steps} of {training.accumulation_steps} batches: about {clock(3600 * hours)}"),
+    ]
+    table("dry run", ("", ""), rows, right=False)
+    say("nothing was trained: the manifests, every recording and the models are there, and a batch runs")
+    return 0
 
 
 def _show_training(what: str, run: Path, training: "TrainingResult", num_left_out: int) -> None:

@@ -5,7 +5,7 @@
 
 from speechssl.finetune.config import FinetuneConfig, MaskConfig
 from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation
-from speechssl.finetune.run import LEFT_OUT_FILE, FinetuneResult, build_encoder, run
+from speechssl.finetune.run import LEFT_OUT_FILE, FinetuneResult, build_encoder, dry_run, run
 from speechssl.finetune.task import CtcTask
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MaskConfig",
     "build_encoder",
     "build_vocabulary",
+    "dry_run",
     "prepare_training",
     "prepare_validation",
     "run",

@@ -3,8 +3,9 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from speechssl.asr import CtcModel
@@ -16,8 +17,9 @@ from speechssl.finetune.config import FinetuneConfig
 from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation, summarize
 from speechssl.finetune.task import CtcTask
 from speechssl.interop import load_encoder
-from speechssl.manifest import Manifest
+from speechssl.manifest import Manifest, require_valid
 from speechssl.text import Vocabulary, describe_characters
+from speechssl.training.dry_run import StepCost, try_batches
 from speechssl.training.loop import train
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingResult
@@ -62,22 +64,8 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         ConfigError, ManifestError, CheckpointError: something that was given cannot be used.
         TrainingError: no utterance can be learnt from, or the training was stopped.
     """
-    train_manifest, valid_manifest = Manifest.load(config.train_manifest), Manifest.load(config.valid_manifest)
-    _check_disjoint(train_manifest, valid_manifest, config)
-    encoder = build_encoder(config)
-    vocabulary = build_vocabulary(train_manifest, config)
-    train_data = prepare_training(train_manifest, vocabulary, encoder, config)
-    valid_data = prepare_validation(valid_manifest, vocabulary, config)
-    _report(train_data, valid_data, config.run_directory)
-    model = CtcModel(
-        encoder,
-        vocabulary,
-        normalizer=config.normalizer,
-        dropout=config.head_dropout,
-        blank_bias=config.blank_bias,
-        seed=derive_seed("head", config.training.seed),
-    ).to(resolve_device(config.device))
-    task = CtcTask(model, train_data, valid_data, config)
+    task, train_data, valid_data = build_task(config)
+    encoder, vocabulary = task.model.encoder, task.model.vocabulary
     result = train(
         task,
         config=config.training,
@@ -97,6 +85,38 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         unknown_validation_characters=valid_data.unknown_characters,
         coverage=task.coverage,
     )
+
+
+def dry_run(config: FinetuneConfig) -> StepCost:
+    """Load all that a run would, and put a few batches through the model without learning from them.
+
+    Raises:
+        ConfigError, ManifestError, CheckpointError, AudioError, TrainingError: what would stop the run.
+    """
+    require_valid(config.train_manifest, config.valid_manifest)
+    with TemporaryDirectory() as scratch:
+        task, _, _ = build_task(replace(config, run_directory=Path(scratch)))
+        return try_batches(task, device=task.model.device)
+
+
+def build_task(config: FinetuneConfig) -> tuple[CtcTask, LabeledData, LabeledData]:
+    """What the loop trains, and what it learns from and is validated on; writes what is left out beside the run."""
+    train_manifest, valid_manifest = Manifest.load(config.train_manifest), Manifest.load(config.valid_manifest)
+    _check_disjoint(train_manifest, valid_manifest, config)
+    encoder = build_encoder(config)
+    vocabulary = build_vocabulary(train_manifest, config)
+    train_data = prepare_training(train_manifest, vocabulary, encoder, config)
+    valid_data = prepare_validation(valid_manifest, vocabulary, config)
+    _report(train_data, valid_data, config.run_directory)
+    model = CtcModel(
+        encoder,
+        vocabulary,
+        normalizer=config.normalizer,
+        dropout=config.head_dropout,
+        blank_bias=config.blank_bias,
+        seed=derive_seed("head", config.training.seed),
+    ).to(resolve_device(config.device))
+    return CtcTask(model, train_data, valid_data, config), train_data, valid_data
 
 
 def build_encoder(config: FinetuneConfig) -> SpeechEncoder:

@@ -3,22 +3,15 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
 
-from speechssl.asr import CtcModel
+from speechssl import finetune
 from speechssl.config import load_config
-from speechssl.encoder import resolve_device
 from speechssl.errors import ManifestError
-from speechssl.finetune import FinetuneConfig
-from speechssl.finetune.labels import build_vocabulary, prepare_training, prepare_validation
-from speechssl.finetune.run import build_encoder
-from speechssl.finetune.task import CtcTask
 from speechssl.label_efficiency.config import LabelEfficiencyConfig
 from speechssl.label_efficiency.trials import LabelSet, Trial
-from speechssl.manifest import Manifest, validate_manifest
-from speechssl.training.dry_run import StepCost, try_batches
+from speechssl.manifest import Manifest, require_valid
+from speechssl.training.dry_run import StepCost
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +61,7 @@ def check_manifests(config: LabelEfficiencyConfig, sets: Sequence[LabelSet], *, 
                 f" {sorted(extra)[0][0]}; label sets must be nested"
             )
     if audio:
-        for path in (
-            *(labels.path for labels in sets),
-            config.valid_manifest,
-            *map(Path, config.test_manifests.values()),
-        ):
-            report = validate_manifest(path, audio=False)
-            if report.problems:
-                first = report.problems[0]
-                raise ManifestError(
-                    f"{path}: {len(report.problems)} problems, the first is {first.id}: {first.message}; see"
-                    f" `speechssl manifest validate {path}`"
-                )
+        require_valid(*(labels.path for labels in sets), config.valid_manifest, *config.test_manifests.values())
     return _shared_texts(manifests[f"labels {sets[-1].name}"], tests)
 
 
@@ -91,10 +73,9 @@ def try_one_step(
     for encoder in config.sources:
         trial = next(trial for trial in trials if trial.encoder == encoder and trial.labels.name == sets[-1].name)
         words = trial.job(config).words
-        with TemporaryDirectory() as scratch:
-            found = load_config(FinetuneConfig, config.finetune, _assignments(words))
-            costs[encoder] = _step_cost(replace(found, run_directory=Path(scratch)))
-            steps[encoder] = found.training.max_steps
+        found = load_config(finetune.FinetuneConfig, config.finetune, _assignments(words))
+        costs[encoder] = finetune.dry_run(found)
+        steps[encoder] = found.training.max_steps
     sweep = len(trials)
     runs = sweep + len(sets) * len(config.sources) * (len(config.seeds) - 1)
     per_encoder = runs / len(config.sources)
@@ -108,17 +89,6 @@ def try_one_step(
         hours=seconds / 3600,
         warnings=tuple(warnings),
     )
-
-
-def _step_cost(config: FinetuneConfig) -> StepCost:
-    device = resolve_device(config.device)
-    train_manifest, valid_manifest = Manifest.load(config.train_manifest), Manifest.load(config.valid_manifest)
-    encoder = build_encoder(config)
-    vocabulary = build_vocabulary(train_manifest, config)
-    data = prepare_training(train_manifest, vocabulary, encoder, config)
-    valid = prepare_validation(valid_manifest, vocabulary, config)
-    model = CtcModel(encoder, vocabulary, normalizer=config.normalizer, dropout=config.head_dropout).to(device)
-    return try_batches(CtcTask(model, data, valid, config), device=device)
 
 
 def _assignments(words: Sequence[str]) -> list[str]:

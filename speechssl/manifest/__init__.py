@@ -18,7 +18,7 @@ from speechssl.manifest.split import split_manifest
 from speechssl.manifest.stats import ManifestStats, manifest_stats
 from speechssl.manifest.subset import subset_manifest
 from speechssl.manifest.table import Manifest
-from speechssl.manifest.validate import Problem, ValidationReport, validate_manifest
+from speechssl.manifest.validate import Problem, ValidationReport, require_valid, validate_manifest
 
 __all__ = [
     "AuditConfig",
@@ -46,6 +46,7 @@ __all__ = [
     "manifest_stats",
     "prepare_corpus",
     "read_format",
+    "require_valid",
     "sample_manifest",
     "segment_manifest",
     "shard_manifest",

@@ -156,6 +156,22 @@ class ValidationReport:
             yield number, rows[number]
 
 
+def require_valid(*paths: str | os.PathLike[str]) -> None:
+    """Check manifests without decoding audio, as a run does before it starts.
+
+    Raises:
+        ManifestError: the first problem of the first manifest that has any.
+    """
+    for path in paths:
+        report = validate_manifest(path)
+        if report.problems:
+            first = report.problems[0]
+            raise ManifestError(
+                f"{path}: {len(report.problems)} problems, the first is {first.id}: {first.message}; see"
+                f" `speechssl manifest validate {path}`"
+            )
+
+
 def validate_manifest(
     path: str | os.PathLike[str],
     *,
