@@ -130,9 +130,13 @@ class EvaluateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    """Hypotheses of all utterances, and what is to be told of how they came to be."""
+    """Hypotheses of all utterances, and what is to be told of how they came to be.
+
+    `references` are compared with in place of the manifest's texts, where the model writes by rules of its own.
+    """
 
     texts: Mapping[str, str]
+    references: Mapping[str, str] | None = None
     normalizer: NormalizerName
     details: Mapping[str, Any]
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -164,7 +168,7 @@ def run(config: EvaluateConfig, *, progress: Progress | None = None) -> Evaluate
     references = {utterance.id: utterance.text or "" for utterance in manifest}
     answers = _read(config, manifest) if config.hypotheses else _recognize_all(config, manifest, references, progress)
     report = score(
-        references,
+        references if answers.references is None else answers.references,
         answers.texts,
         normalizer=answers.normalizer,
         speakers={utterance.id: utterance.speaker for utterance in manifest},
@@ -231,6 +235,13 @@ def _recognize_all(
     settings = beam_settings("beam" if config.tune and config.decoder == "greedy" else config.decoder, config.beam)
     beam = None if settings is None else BeamDecoder(vocabulary, settings)
     normalizer = config.normalizer or recognizer.model.normalizer
+    spoken = [normalize(reference, normalizer) for reference in references.values()]
+    unknown = sum((vocabulary.unknown_characters(text) for text in spoken), Counter[str]())
+    in_phonemes = vocabulary.pronunciations is not None and (beam is None or not beam.uses_lexicon)
+    if in_phonemes:
+        references, normalizer = dict(zip(references, map(vocabulary.written, spoken), strict=True)), "none"
+    elif vocabulary.policy is not None and config.normalizer is None:
+        references = dict(zip(references, map(vocabulary.policy.apply, spoken), strict=True))
     tuning = None
     if config.tune:
         assert beam is not None
@@ -244,7 +255,6 @@ def _recognize_all(
         recognizer.decoder = None if beam is None else beam.decode
         found, failed = _recognize(recognizer, manifest, batch_seconds=config.batch_seconds, progress=progress)
     texts = [normalize(reference, normalizer) for reference in references.values()]
-    unknown = sum((vocabulary.unknown_characters(text) for text in texts), Counter[str]())
     outside = None if beam is None or not beam.uses_lexicon else _num_outside(texts, beam)
     details = {
         "decoder": "greedy" if beam is None else "beam",
@@ -252,11 +262,13 @@ def _recognize_all(
         "unknown_characters": dict(unknown.most_common()),
         "num_unknown_characters": unknown.total(),
         "num_out_of_lexicon": outside,
+        "compared": "phonemes" if in_phonemes else "words",
+        "text_policy": None if vocabulary.policy is None else asdict(vocabulary.policy),
         "checkpoint": str(config.checkpoint),
         "model_directory": _model_name(config.checkpoint),
     }
     return _Answers(
-        texts={name: found[name].text if name in found else "" for name in references},
+        texts={name: found[name].text if name in found else "" for name in references}, references=references,
         normalizer=normalizer, details=details, failed=failed, unknown_characters=unknown, num_out_of_lexicon=outside,
         beam=None if beam is None else beam.config, tuning=tuning, found=found,
     )  # fmt: skip

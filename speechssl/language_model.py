@@ -20,7 +20,7 @@ from speechssl.ctc.ngram.score import TextScore, score_text
 from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
-from speechssl.text import WORD_SEPARATOR, NormalizerName, Vocabulary, normalize, normalizer_version
+from speechssl.text import WORD_SEPARATOR, NormalizerName, TextPolicy, Vocabulary, normalize, normalizer_version
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class LanguageModelConfig:
         order: words of the longest n-grams.
         units: words; characters, with | between words; or labels, the units of the recogniser in `vocabulary`. The
             last two are for the search without a lexicon.
-        vocabulary: a recogniser's run, model directory or vocab.json, for the units labels.
+        vocabulary: a recogniser's run, model directory or vocab.json: for the units labels, and wherever its texts
+            have a policy of their own (Unicode form, case, punctuation), which is applied after the normaliser.
         normalizer: how texts are normalised: none, lowercase, letters, basic or english; as the recogniser's were.
         column: the manifests' column with the text.
         min_word_count: rarer words are counted as the unknown word.
@@ -76,8 +77,8 @@ class LanguageModelConfig:
             raise ConfigError(
                 f"min_counts must begin with 1, never fall and hold at most {self.order} numbers, but is {list(counts)}"
             )
-        if (self.units == "labels") != (self.vocabulary is not None):
-            raise ConfigError("the units labels and the vocabulary belong together: give both or neither")
+        if self.units == "labels" and self.vocabulary is None:
+            raise ConfigError("the units labels are those of a recogniser: give it as vocabulary")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +110,20 @@ def run(config: LanguageModelConfig, *, progress: Progress | None = None) -> Lan
     """
     left_out: Counter[str] = Counter()
     lines: list[str] = []
+    recognizer = None if config.vocabulary is None else _load_vocabulary(config.vocabulary)
+    policy = None if recognizer is None else recognizer.policy
     for done, source in enumerate(config.text, start=1):
-        lines += _normalized(source, config, left_out)
+        lines += _normalized(source, config, policy, left_out)
         if progress is not None:
             progress(done, len(config.text))
-    tested = {line for source in config.exclude for line in _normalized(source, config, Counter())}
+    tested = {line for source in config.exclude for line in _normalized(source, config, policy, Counter())}
     if tested:
         overlaps = find_overlaps(lines, tested)
         left_out.update(overlaps.values())
         lines = [line for row, line in enumerate(lines) if row not in overlaps]
     if not lines:
         raise ConfigError(f"no sentence is left to learn from; left out: {dict(left_out) or 'nothing was read'}")
-    split = _splitter(config, left_out)
+    split = _splitter(config.units, recognizer, left_out)
     sentences = _sentences(lines, split)
     vocabulary = build_vocabulary(sentences, min_count=config.min_word_count)
     text = number_text(sentences, vocabulary)
@@ -132,7 +135,7 @@ def run(config: LanguageModelConfig, *, progress: Progress | None = None) -> Lan
     write_arpa(model, config.output)
     heldout, overlap = None, 0
     if config.heldout is not None:
-        held = list(_normalized(config.heldout, config, Counter()))
+        held = list(_normalized(config.heldout, config, policy, Counter()))
         overlap = len({held[row] for row in find_overlaps(held, set(lines), whole=True)})
         if overlap:
             logger.warning(
@@ -165,9 +168,12 @@ def report_path(output: Path) -> Path:
     return output.with_name(output.name + REPORT_SUFFIX)
 
 
-def _normalized(source: Path, config: LanguageModelConfig, left_out: Counter[str]) -> Iterator[str]:
+def _normalized(
+    source: Path, config: LanguageModelConfig, policy: TextPolicy | None, left_out: Counter[str]
+) -> Iterator[str]:
     for line in _lines(source, config.column):
         text = normalize(line or "", config.normalizer)
+        text = text if policy is None else policy.apply(text)
         if text:
             yield text
         else:
@@ -190,14 +196,13 @@ def _text_lines(source: Path) -> Iterator[str]:
         raise ConfigError(f"{source}: cannot be read as UTF-8 text: {error}; give a text file or a manifest") from error
 
 
-def _splitter(config: LanguageModelConfig, left_out: Counter[str]) -> Callable[[str], Sequence[str]]:
+def _splitter(units: Units, vocabulary: Vocabulary | None, left_out: Counter[str]) -> Callable[[str], Sequence[str]]:
     """What makes a sentence's units of its text."""
-    if config.units == "words":
+    if units == "words":
         return str.split
-    if config.units == "characters":
+    if units == "characters":
         return lambda text: list(text.replace(" ", WORD_SEPARATOR))
-    assert config.vocabulary is not None
-    vocabulary = _load_vocabulary(config.vocabulary)
+    assert vocabulary is not None
     names = vocabulary.unit_names
 
     def labels(text: str) -> list[str]:

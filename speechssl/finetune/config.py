@@ -7,7 +7,7 @@ from typing import Any
 
 from speechssl.data import DataConfig
 from speechssl.errors import ConfigError
-from speechssl.text import NormalizerName
+from speechssl.text import NormalizerName, UnitConfig
 from speechssl.training.optim import OptimConfig
 from speechssl.training.task import TrainingConfig
 
@@ -69,7 +69,8 @@ class FinetuneConfig:
         preset: the encoder's preset, when from scratch: tiny, small, base or large.
         encoder: fields of EncoderConfig that replace the preset's. Of a pre-trained encoder only those can be
             replaced that leave its weights as they are: the dropout rates, layer_drop and feature_gradient_scale.
-        vocabulary: a vocab.json to use; null makes the vocabulary of all characters of the training texts.
+        vocabulary: a vocab.json to use; null makes one from the training texts as `units` says.
+        units: characters, sentencepiece pieces or phonemes, and the Unicode form, case and punctuation of texts.
         min_character_count: characters that are rarer than this in the training texts get no label.
         normalizer: how texts are normalised: none, lowercase, letters, basic or english.
         head_dropout: dropout before the linear layer.
@@ -92,6 +93,7 @@ class FinetuneConfig:
     preset: str = "tiny"
     encoder: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: Path | None = None
+    units: UnitConfig = field(default_factory=UnitConfig)
     min_character_count: int = 1
     normalizer: NormalizerName = "letters"
     head_dropout: float = 0.1
@@ -107,6 +109,8 @@ class FinetuneConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.vocabulary is not None and self.units != UnitConfig():
+            raise ConfigError("vocabulary and units both say what the labels are; give one of them")
         for name in ("head_lr_scale", "encoder_lr_scale", "layer_lr_decay"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, but is {getattr(self, name)}")

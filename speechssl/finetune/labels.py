@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from speechssl.asr import load_vocabulary
 from speechssl.audio import resampled_length
 from speechssl.ctc import find_infeasible
@@ -11,7 +13,7 @@ from speechssl.encoder import SpeechEncoder
 from speechssl.errors import ConfigError, ManifestError, TrainingError
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.manifest import Manifest
-from speechssl.text import Vocabulary, describe_characters, normalize
+from speechssl.text import Vocabulary, choose_vocabulary, describe_characters, normalize
 from speechssl.types import Utterance
 
 
@@ -30,12 +32,14 @@ class LabeledData:
 
 
 def build_vocabulary(manifest: Manifest, config: FinetuneConfig) -> Vocabulary:
-    """The vocabulary that is given, or that of the characters in the training texts and in no other."""
+    """The vocabulary that is given, or one made of the training texts and no other as `config.units` says."""
     if config.vocabulary is not None:
         return load_vocabulary(config.vocabulary)
-    texts = (normalize(utterance.text, config.normalizer) for utterance in manifest if utterance.text is not None)
+    texts = [normalize(utterance.text, config.normalizer) for utterance in manifest if utterance.text is not None]
     try:
-        return Vocabulary.from_texts(texts, min_count=config.min_character_count)
+        return choose_vocabulary(
+            texts, config.units, normalizer=config.normalizer, min_count=config.min_character_count
+        )
     except ConfigError as error:
         raise ManifestError(f"{config.train_manifest}: {error}") from error
 
@@ -84,6 +88,7 @@ def prepare_training(
 
 def prepare_validation(manifest: Manifest, vocabulary: Vocabulary, config: FinetuneConfig) -> LabeledData:
     """All rows; characters that the vocabulary lacks are counted as errors by WER and CER, and left out of the loss.
+    The texts become what a model without errors would write: by the vocabulary's policy, or in phonemes.
 
     Raises:
         ManifestError: a row has no text.
@@ -99,6 +104,10 @@ def prepare_validation(manifest: Manifest, vocabulary: Vocabulary, config: Finet
     for text in texts:
         unknown.update(vocabulary.unknown_characters(text))
     labels = tuple(tuple(vocabulary.encode(text, skip_unknown=True)) for text in texts)
+    if vocabulary.policy is not None or vocabulary.pronunciations is not None:
+        column = manifest.table.schema.get_field_index("text")
+        written = pa.array([vocabulary.written(text) for text in texts], pa.string())
+        manifest = Manifest(manifest.table.set_column(column, "text", written), manifest.folder)
     return LabeledData(manifest=manifest, labels=labels, left_out={}, unknown_characters=dict(unknown))
 
 

@@ -81,7 +81,7 @@ def test_a_character_model_serves_the_search_without_a_lexicon(manifests: tuple[
         ({"order": 1}, "order must be between 2 and 10, but is 1"),
         ({"min_counts": (2,)}, "must begin with 1, never fall"),
         ({"min_counts": (1, 3, 2)}, "must begin with 1, never fall"),
-        ({"units": "labels"}, "belong together"),
+        ({"units": "labels"}, "give it as vocabulary"),
         ({"text": ()}, "must name at least one text file"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechssl.errors import ConfigError
 from speechssl.text import Vocabulary, describe_characters
+from speechssl.text.pronunciations import strip_variant
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +76,6 @@ def lexicon_of_words(words: Iterable[str], vocabulary: Vocabulary, *, source: st
 def spell_words(words: Iterable[str], vocabulary: Vocabulary) -> Lexicon:
     """The words as the vocabulary spells them, and those that it cannot."""
     return _spell([(word, None) for word in words], vocabulary)
-
-
-def strip_variant(word: str) -> str:
-    """`tomato(2)` -> `tomato`, the CMU dictionary's mark of a further pronunciation."""
-    head, bracket, rest = word.rpartition("(")
-    return head if bracket and head and rest[:-1].isdigit() and rest.endswith(")") else word
 
 
 def _spell(entries: Iterable[tuple[str, Sequence[str] | None]], vocabulary: Vocabulary) -> Lexicon:

@@ -1,92 +1,27 @@
-"""Text normalisers by name, and the character vocabulary of a CTC model.
+"""The labels of a CTC model, and how texts become labels and labels texts."""
 
-A transcript passes through `normalize` and then `Vocabulary.encode`; a sequence of label ids passes through
-`Vocabulary.decode`. The same normaliser is applied to references and hypotheses when they are scored, and its name and
-version are part of every result, since a word error rate means nothing without them.
-"""
-
-import importlib.metadata
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from speechssl.errors import CheckpointError, ConfigError
-
-NormalizerName = Literal["none", "lowercase", "letters", "basic", "english"]
-"""`none`: only Unicode NFC and single spaces. `lowercase`: `none`, then lower case (for references that are already
-clean, as LibriSpeech's). `letters`: lower case; letters, combining marks, digits and apostrophes inside a word are kept
-and all else becomes a space. `basic` and `english`: the two normalisers of Whisper's evaluation."""
-
-Case = Literal["keep", "upper", "lower"]
-_CASES: Mapping[str, Callable[[str], str]] = {"keep": str, "upper": str.upper, "lower": str.lower}
+from speechssl.text.policy import CASES, Case, TextPolicy
+from speechssl.text.pronunciations import Pronunciations, read_pronunciations, write_pronunciations
+from speechssl.text.units import PieceModel
 
 BLANK = "<blank>"
 WORD_SEPARATOR = "|"
-_OWN_VERSION = "1"  # raised when the output of `none`, `lowercase` or `letters` changes
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "`": "'", "´": "'"})
+PIECES_FILE = "sentencepiece.model"
+LEXICON_FILE = "lexicon.txt"
 
-
-def normalize(text: str, normalizer: NormalizerName) -> str:
-    """`text` normalised by the named rule, words separated by single spaces; see `NormalizerName`.
-
-    Raises:
-        ConfigError: the name is not one of the normalisers.
-    """
-    _check_name(normalizer)
-    return " ".join(_NORMALIZERS[normalizer](unicodedata.normalize("NFC", text)).split())
-
-
-def normalizer_version(normalizer: NormalizerName) -> str:
-    """Name and version of what defines the rule, as recorded in results: `whisper-normalizer 0.1.15`."""
-    _check_name(normalizer)
-    if normalizer in ("basic", "english"):
-        return f"whisper-normalizer {importlib.metadata.version('whisper-normalizer')}"
-    return f"speechssl rule {_OWN_VERSION}"
-
-
-def _check_name(normalizer: str) -> None:
-    names = get_args(NormalizerName)
-    if normalizer not in names:
-        raise ConfigError(f"normalizer: must be one of {', '.join(names)}, but is {normalizer!r}")
-
-
-def _letters(text: str) -> str:
-    text = text.translate(_APOSTROPHES).lower()
-    kept = [character if unicodedata.category(character)[0] in "LMN" else " " for character in text]
-    for index in range(1, len(text) - 1):
-        if text[index] == "'" and kept[index - 1] != " " and unicodedata.category(text[index + 1])[0] in "LMN":
-            kept[index] = "'"
-    return "".join(kept)
-
-
-@lru_cache(maxsize=1)
-def _whisper_basic() -> Callable[[str], str]:
-    from whisper_normalizer.basic import BasicTextNormalizer
-
-    normalizer: Callable[[str], str] = BasicTextNormalizer()
-    return normalizer
-
-
-@lru_cache(maxsize=1)
-def _whisper_english() -> Callable[[str], str]:
-    from whisper_normalizer.english import EnglishTextNormalizer
-
-    normalizer: Callable[[str], str] = EnglishTextNormalizer()
-    return normalizer
-
-
-_NORMALIZERS: Mapping[str, Callable[[str], str]] = {
-    "none": lambda text: text,
-    "lowercase": str.lower,
-    "letters": _letters,
-    "basic": lambda text: _whisper_basic()(text),
-    "english": lambda text: _whisper_english()(text),
-}
+Segmentation = Literal["longest", "sentencepiece", "lexicon"]
+_LATER = {"segmentation", "policy"}  # facts that are told only where they are not the standard
+_OWN_FILES = ("pieces", "pronunciations")  # fields with a file beside vocab.json
 
 
 @dataclass(frozen=True)
@@ -106,6 +41,11 @@ class Vocabulary:
         joiner: what is written between tokens: nothing, or a space between phonemes.
         encode_case: the case into which texts are brought before they are encoded.
         decode_case: the case in which texts are written.
+        segmentation: how texts are cut: into the longest labels that fit, by the sentencepiece model `pieces`, or
+            into the phonemes that `pronunciations` has for each word (the first of a word's).
+        policy: what is done to texts before, beyond the normaliser; None does nothing.
+        pieces: a sentencepiece model whose piece i is label i, and whose unknown piece is the blank.
+        pronunciations: of words, in tokens.
     """
 
     tokens: tuple[str, ...]
@@ -116,6 +56,10 @@ class Vocabulary:
     joiner: Literal["", " "] = ""
     encode_case: Case = "keep"
     decode_case: Case = "keep"
+    segmentation: Segmentation = "longest"
+    policy: TextPolicy | None = None
+    pieces: bytes | None = field(default=None, repr=False)
+    pronunciations: Pronunciations | None = field(default=None, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         if len(set(self.tokens)) != len(self.tokens):
@@ -134,6 +78,9 @@ class Vocabulary:
         wrong = [token for i, token in enumerate(self.tokens) if i not in silent and not token.strip()]
         if wrong:
             raise ConfigError(f"vocabulary: a token that is written must not be empty or a space, but found {wrong}")
+        for name, holder in (("sentencepiece", self.pieces), ("lexicon", self.pronunciations)):
+            if (self.segmentation == name) != (holder is not None):
+                raise ConfigError(f"vocabulary: segmentation is {self.segmentation}, which does not fit its files")
         for name in ("encode_case", "decode_case"):
             if getattr(self, name) not in get_args(Case):
                 raise ConfigError(f"vocabulary: {name} must be one of {', '.join(get_args(Case))}")
@@ -182,15 +129,32 @@ class Vocabulary:
         """Characters of the longest token that is written."""
         return max(map(len, self.ids), default=1)
 
+    def prepare(self, text: str) -> str:
+        """`text` as it is cut into labels: after the policy, in the case of the labels."""
+        return CASES[self.encode_case](text if self.policy is None else self.policy.apply(text))
+
+    def written(self, text: str) -> str:
+        """`text` as a model without errors would write it: after the policy, and as phonemes where it writes those.
+        What has no label stays, and so counts as an error.
+        """
+        if self.pronunciations is None:
+            return self._composed(self.in_written_case(self.prepare(text)))
+        words = self.prepare(text).split()
+        return " ".join(
+            " ".join(self.pronunciations[word][0]) if word in self.pronunciations else word for word in words
+        )
+
     def unknown_characters(self, text: str) -> Counter[str]:
-        """What of `text` has no label, with counts: characters, or whole phonemes where a space stands between."""
+        """What of `text` has no label, with counts: characters; where phonemes are written, words that the
+        pronunciations lack, or phonemes where there are none.
+        """
         return self._split(text)[1]
 
     def encode(self, text: str, *, skip_unknown: bool = False) -> list[int]:
         """Label ids of a normalised text; a space becomes the word separator.
 
-        Where tokens have several characters the longest that fits is taken, from left to right; a sentencepiece model
-        may choose others.
+        Where tokens have several characters the longest that fits is taken, from left to right, unless a
+        sentencepiece model or pronunciations say otherwise.
 
         Raises:
             ConfigError: a character is unknown, unless `skip_unknown` leaves it out.
@@ -206,7 +170,11 @@ class Vocabulary:
     def _split(self, text: str) -> tuple[list[int], Counter[str]]:
         """Label ids, and what has none."""
         ids, longest = self.ids, self._longest
-        text = _CASES[self.encode_case](text)
+        text = self.prepare(text)
+        if self._piece_model is not None:
+            return self._piece_model.encode(text)
+        if self.pronunciations is not None:
+            return self._pronounce(text)
         if self.joiner:
             units = text.split(self.joiner)
             return [ids[unit] for unit in units if unit in ids], Counter(u for u in units if u and u not in ids)
@@ -227,6 +195,28 @@ class Vocabulary:
                 start += len(unit)
         return labels, unknown
 
+    @cached_property
+    def _piece_model(self) -> PieceModel | None:
+        return None if self.pieces is None else PieceModel(self.pieces)
+
+    def _pronounce(self, text: str) -> tuple[list[int], Counter[str]]:
+        """The first pronunciation of every word, separators between, and the words without one."""
+        assert self.pronunciations is not None
+        labels: list[int] = []
+        unknown: Counter[str] = Counter()
+        for word in text.split():
+            if word not in self.pronunciations:
+                unknown[word] += 1
+                continue
+            if labels and self.separator is not None:
+                labels.append(self.separator)
+            labels += [self.ids[phoneme] for phoneme in self.pronunciations[word][0]]
+        return labels, unknown
+
+    def _composed(self, text: str) -> str:
+        """Marks joined to their letters again where labels are decomposed."""
+        return text if self.policy is None else unicodedata.normalize(self.policy.composed_form, text)
+
     def decode(self, label_ids: Sequence[int]) -> str:
         """The text of label ids from which blanks and repeats are already removed; blanks are ignored."""
         silent = {self.blank, *self.special}
@@ -234,16 +224,19 @@ class Vocabulary:
         text = self.joiner.join(pieces)
         if self.word_prefix is not None:
             text = text.replace(self.word_prefix, " ")
-        return _CASES[self.decode_case](" ".join(text.split()))
+        return self._composed(CASES[self.decode_case](" ".join(text.split())))
 
     def spellings(self, word: str) -> tuple[tuple[int, ...], ...]:
         """The label sequences that write a word; those of what it can write of it, see `unknown_characters`."""
+        if self.pronunciations is not None:
+            found = self.pronunciations.get(self.prepare(word), ())
+            return tuple(tuple(self.ids[phoneme] for phoneme in phonemes) for phonemes in found)
         labels = tuple(self.encode(word, skip_unknown=True))
         return (labels,) if labels else ()
 
     def in_written_case(self, text: str) -> str:
         """`text` in the case in which texts are written."""
-        return _CASES[self.decode_case](text)
+        return CASES[self.decode_case](text)
 
     @cached_property
     def unit_names(self) -> tuple[str, ...]:
@@ -258,15 +251,25 @@ class Vocabulary:
         """What `vocab.json` does not say, for JSON; empty for a vocabulary of our own."""
         standard = {field.name: field.default for field in fields(self)}
         own = self.tokens[:2] == (BLANK, WORD_SEPARATOR)
-        values = {name: getattr(self, name) for name in standard if name != "tokens"}
-        if own and all(value == standard[name] for name, value in values.items()):
+        values = {name: getattr(self, name) for name in standard if name not in ("tokens", *_OWN_FILES)}
+        changed = {name for name, value in values.items() if value != standard[name]}
+        if own and not changed:
             return {}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        told = {name: value for name, value in values.items() if name in changed or name not in _LATER}
+        if self.policy is not None:
+            told["policy"] = asdict(self.policy)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
     def save(self, path: Path) -> None:
-        """Write `vocab.json`: an object from token to label id, the layout that Hugging Face tokenizers read."""
+        """Write `vocab.json`: an object from token to label id, the layout that Hugging Face tokenizers read. A
+        sentencepiece model or pronunciations go beside it.
+        """
         content = {token: index for index, token in enumerate(self.tokens)}
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if self.pieces is not None:
+            path.with_name(PIECES_FILE).write_bytes(self.pieces)
+        if self.pronunciations is not None:
+            write_pronunciations(self.pronunciations, path.with_name(LEXICON_FILE))
 
     @classmethod
     def load(cls, path: Path, *, facts: Mapping[str, Any] | None = None) -> "Vocabulary":
@@ -292,8 +295,15 @@ class Vocabulary:
             )
         try:
             values = dict(facts or {})
-            return cls(tokens, **{**values, "special": tuple(values.get("special", ()))})
-        except (ConfigError, TypeError) as error:
+            values["special"] = tuple(values.get("special", ()))
+            if values.get("policy") is not None:
+                values["policy"] = TextPolicy(**values["policy"])
+            if values.get("segmentation") == "sentencepiece":
+                values["pieces"] = path.with_name(PIECES_FILE).read_bytes()
+            elif values.get("segmentation") == "lexicon":
+                values["pronunciations"] = read_pronunciations(path.with_name(LEXICON_FILE))
+            return cls(tokens, **values)
+        except (ConfigError, TypeError, OSError) as error:
             raise CheckpointError(f"{path}: {error}") from error
 
 
