@@ -22,7 +22,7 @@ from speechssl.audio.recording import (
 )
 from speechssl.audio.resampling import resampled_length
 
-SOUNDFILE_EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"})
+SOUNDFILE_EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".sph"})
 
 BLOCK_NUM_VALUES = 1 << 22
 """Values decoded at a time where the header promises more than the file's size makes likely."""
@@ -145,6 +145,12 @@ def open_soundfile(path: str, source: Source) -> Iterator[Any]:
     """A `soundfile.SoundFile` of `source`; its errors, in opening or later, become `RecordingError` and name `path`."""
     import soundfile
 
+    if path.lower().endswith(".raw"):  # soundfile goes by the name, and asks for what the file cannot tell
+        raise RecordingError(
+            f"{path}: bare samples say neither their rate nor their type; make it a .wav, e.g. with"
+            " `sox -r 16000 -e signed -b 16 -c 1 x.raw x.wav`",
+            "unreadable",
+        )
     try:
         with soundfile.SoundFile(source) as file:
             if "should be" in file.extra_info and file.format.startswith(("WAV", "RF64", "AIFF")):

@@ -345,3 +345,20 @@ def test_importing_audio_loads_no_decoder() -> None:
     program = "import sys, speechssl.audio; print([n for n in ('av', 'soundfile', 'soxr') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_bare_samples_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "talk.raw"
+    path.write_bytes(bytes(3200))
+    for refused in (audio.probe, audio.read):
+        with pytest.raises(AudioError, match=r"talk.raw: bare samples say neither their rate .* make it a .wav"):
+            refused(path)
+
+
+def test_sphere_files_are_read(tmp_path: Path) -> None:
+    """NIST's container, as TIMIT and older corpora have it."""
+    samples = (0.1 * np.random.default_rng(0).standard_normal(1600)).astype(np.float32)
+    path = tmp_path / "talk.sph"
+    soundfile.write(path, samples, 16_000, format="NIST", subtype="PCM_16")
+    assert ".sph" in audio.AUDIO_EXTENSIONS and audio.probe(path).num_samples == 1600
+    np.testing.assert_allclose(audio.read(path), samples, atol=2**-15)
