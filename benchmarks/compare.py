@@ -40,7 +40,7 @@ EMBEDDING: dict[str, tuple[str, list[list[float]]]] = {
     "embed 1, changing": ("base", [[1.3], [4.7], [2.9], [3.6]]),
     "embed 8": ("base", [[2.0] * 8]),
     "embed 8, ragged": ("base", [[3.0, 2.6, 2.2, 2.0, 1.7, 1.5, 1.2, 1.0]]),
-    "embed 8, changing": ("tiny", [[9.0 - n / 2 - k for n in range(8)] for k in range(4)]),
+    "embed 8, changing": ("base", [[2.0 - n / 8 - k / 10 for n in range(8)] for k in range(2)]),
 }
 """Equal lengths come without a mask, ragged ones with one on all sides."""
 

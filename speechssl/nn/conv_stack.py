@@ -20,6 +20,9 @@ from torch.nn import functional as F
 
 from speechssl.lengths import StridedLayers, output_length
 
+SEGMENT = 2048
+"""Frames of the second layer that are made in one piece."""
+
 _gelu_backward = torch.ops.aten.gelu_backward.grad_input
 
 
@@ -39,10 +42,12 @@ def flat_weight(weight: Tensor) -> Tensor:
     return weight.permute(2, 1, 0).reshape(-1, weight.shape[0])
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int) -> Tensor:
-    """Convolve contiguous `[T, C]` with a flat weight `[K C, C']` -> `[T', C']`."""
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int, *, out: Tensor | None = None
+) -> Tensor:
+    """Convolve contiguous `[T, C]` with a flat weight `[K C, C']` -> `[T', C']`, which is `out` where given."""
     count, channels = output_length(x.shape[0], ((kernel, stride),)), x.shape[1]
-    y = x.new_empty(count, weight.shape[1])
+    y = x.new_empty(count, weight.shape[1]) if out is None else out
     for first, taps in blocks(kernel, stride):
         seen = windows(x, first, taps, stride, count)
         part = weight[first * channels : (first + taps) * channels]
@@ -116,12 +121,13 @@ class ConvStack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, seen: list[Tensor], layers: StridedLayers, eps: float | None, max_frames: int, first: Tensor,
-        *parameters: Tensor | None,
+        ctx: Any, keep: bool, seen: list[Tensor], layers: StridedLayers, eps: float | None, max_frames: int,
+        first: Tensor, *parameters: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """Latents `[B, max_frames, C]`, zero beyond each row's end.
 
         Args:
+            keep: whether there will be a backward.
             seen: the first layer's windows of each utterance, `[T, K + 1]` of `sample_windows`.
             layers: (kernel, stride) of the layers after the first.
             eps: of the layer norms; None where there are none.
@@ -129,54 +135,91 @@ class ConvStack(torch.autograd.Function):
             first: the first layer's weight with its bias, `[K + 1, C]`, or `[B, K + 1, C]` of each utterance.
             parameters: flat weight, bias, norm scale and norm shift of each layer, the first without the first two.
         """
-        depth = len(layers)
-        keep = any(ctx.needs_input_grad)
         saved: list[Tensor] = []
         dtype = next((value.dtype for value in parameters[2:] if value is not None), first.dtype)
         output = first.new_zeros(len(seen), max_frames, first.shape[-1], dtype=dtype)
         for row, frames in enumerate(seen):
-            x = _activate(_first_layer(frames, first, row), parameters[:2], eps).to(dtype)
-            for index, (kernel, stride) in enumerate(layers):
+            first_weight = first if first.dim() == 2 else first[row]
+            if layers:
+                y, x = _two_layers(frames, first_weight, parameters[:6], layers[0], eps, dtype, keep)
+                saved += [y] if keep else []
+            else:
+                x = _activate(frames @ first_weight, parameters[:2], eps)
+            for index, layer in enumerate(layers[1:], start=1):
                 weight, bias, *norm = parameters[2 + 4 * index : 6 + 4 * index]
                 assert weight is not None
-                y = conv(x, weight, bias, kernel, stride)
-                if keep:
-                    saved.append(y)
+                y = conv(x, weight, bias, *layer)
+                saved += [y] if keep else []
                 x = _activate(y, norm, eps, keep=keep)
             output[row, : len(x)] = x
         ctx.save_for_backward(first, *parameters, *seen, *saved)
-        ctx.layout = (layers, eps, len(parameters), depth)
+        ctx.layout = (layers, eps, len(parameters))
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:  # type: ignore[override]
         """Row by row, layer by layer from the end."""
-        layers, eps, num_parameters, depth = ctx.layout
+        layers, eps, num_parameters = ctx.layout
         first, *others = ctx.saved_tensors
         parameters, others = others[:num_parameters], others[num_parameters:]
-        num_rows = len(grad_output)
+        num_rows, depth = len(grad_output), len(layers)
         seen, saved = others[:num_rows], others[num_rows:]
         first_grad = torch.zeros_like(first)
         grads = [None if value is None else torch.zeros_like(value) for value in parameters]
         for row, frames in enumerate(seen):
-            values = [_first_layer(frames, first, row), *saved[row * depth : (row + 1) * depth]]
-            grad = grad_output[row, : len(values[-1])]
+            values = saved[row * depth : (row + 1) * depth]
+            first_weight, first_weight_grad = (x if x.dim() == 2 else x[row] for x in (first, first_grad))
+            grad = grad_output[row, : len(values[-1] if values else frames)]
             for index in range(depth, 0, -1):
                 at = 4 * index  # of the norm; weight and bias lie two before it, the norm of the layer before, four
-                grad = _activate_backward(grad, values[index], parameters[at : at + 2], grads[at : at + 2], eps)
-                x = _activate(values[index - 1], parameters[at - 4 : at - 2], eps, keep=True).to(grad.dtype)
+                grad = _activate_backward(grad, values[index - 1], parameters[at : at + 2], grads[at : at + 2], eps)
                 weight_grad, bias_grad = grads[at - 2], grads[at - 1]
                 assert weight_grad is not None
                 if bias_grad is not None:
                     bias_grad += grad.sum(dim=0)
-                grad = conv_backward(grad, x, parameters[at - 2], weight_grad, *layers[index - 1])
-            grad = _activate_backward(grad.to(first.dtype), values[0], parameters[:2], grads[:2], eps)
-            (first_grad if first.dim() == 2 else first_grad[row]).addmm_(frames.T, grad)
-        return None, None, None, None, first_grad, *grads
+                if index > 1:
+                    x = _activate(values[index - 2], parameters[at - 4 : at - 2], eps, keep=True)
+                    grad = conv_backward(grad, x, parameters[at - 2], weight_grad, *layers[index - 1])
+            for start, stop, begin, end in _segments(len(grad), layers[0]) if layers else [(0, 0, 0, len(frames))]:
+                y = frames[begin:end] @ first_weight
+                part, weight_grad = grad, grads[2] if layers else None
+                if weight_grad is not None:
+                    x = _activate(y, parameters[:2], eps, keep=True).to(grad.dtype)
+                    part = conv_backward(grad[start:stop], x, parameters[2], weight_grad, *layers[0])
+                part = _activate_backward(part.to(first.dtype), y, parameters[:2], grads[:2], eps)
+                first_weight_grad.addmm_(frames[begin:end].T, part)
+        return None, None, None, None, None, first_grad, *grads
 
 
-def _first_layer(frames: Tensor, first: Tensor, row: int) -> Tensor:
-    return frames @ (first if first.dim() == 2 else first[row])
+def _segments(count: int, layer: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """`count` frames of the second layer in pieces: first and one past the last, and the same of the frames seen."""
+    kernel, stride = layer
+    starts = range(0, count, SEGMENT)
+    pieces = [(start, min(start + SEGMENT, count)) for start in starts]
+    return [(start, stop, start * stride, (stop - 1) * stride + kernel) for start, stop in pieces]
+
+
+def _two_layers(
+    frames: Tensor, first: Tensor, parameters: Any, layer: tuple[int, int], eps: float | None, dtype: torch.dtype,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The first two layers, piece by piece, so that the long output of the first stays in the cache.
+
+    Returns:
+        The second layer's values before its norm and GELU, and after (the same memory unless `keep`).
+    """
+    weight, bias, *norm = parameters[2:]
+    count = output_length(len(frames), (layer,))
+    values = frames.new_empty(count, weight.shape[1], dtype=dtype)
+    result = torch.empty_like(values) if keep else values
+    for start, stop, begin, end in _segments(count, layer):
+        x = _activate(frames[begin:end] @ first, parameters[:2], eps).to(dtype)
+        y = conv(x, weight, bias, *layer, out=values[start:stop])
+        if eps is None:
+            torch.ops.aten.gelu.out(y, out=result[start:stop])
+        else:
+            result[start:stop] = _activate(y, norm, eps, keep=True)
+    return values, result
 
 
 def _activate(y: Tensor, norm: Any, eps: float | None, *, keep: bool = False) -> Tensor:

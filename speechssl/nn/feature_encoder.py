@@ -9,6 +9,7 @@ Shapes: B utterances, S samples, T frames, C latent dim.
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from speechssl.lengths import StridedLayers, output_length, padding_mask
 from speechssl.nn.conv_stack import ConvStack, flat_weight, fold_group_norm, sample_windows
 from speechssl.nn.dropout import is_plain_cpu
+from speechssl.nn.kept import KeptWhileUnchanged
 
 PaddingStatistics = Literal["masked", "included"]
 
@@ -117,6 +119,12 @@ class MaskedGroupNorm(nn.Module):
             folded = folded + 0 * conv.bias  # the norm takes it out again: no effect, and a gradient of zero
         return folded
 
+    def fold_given(self, conv: nn.Conv1d, statistics: TimeStatistics) -> Tensor:
+        """Weight and bias of this norm after `conv` of one input channel, with the given statistics."""
+        gain = self.weight * torch.rsqrt(statistics.variance + self.eps)
+        offset = -statistics.mean if conv.bias is None else conv.bias - statistics.mean
+        return torch.cat([(conv.weight[:, 0] * gain[:, None]).T, (self.bias + gain * offset)[None]])
+
 
 class ChannelLayerNorm(nn.LayerNorm):
     """Layer norm over the channels of `[B, C, T]`."""
@@ -156,6 +164,7 @@ class ConvFeatureEncoder(nn.Module):
             ChannelLayerNorm(dim) if norm == "layer" else MaskedGroupNorm(dim, padding=padding)
             for _ in (self.strided_layers if norm == "layer" else self.strided_layers[:1])
         )
+        self._flat = [KeptWhileUnchanged() for _ in self.convs]
 
     @property
     def normalizes_over_time(self) -> bool:
@@ -176,7 +185,7 @@ class ConvFeatureEncoder(nn.Module):
         the waveforms are parts of.
         """
         if self._runs_as_products(waveform, num_samples):
-            return self._as_products(waveform, num_samples)
+            return self._as_products(waveform, num_samples, statistics)
         x = waveform[:, None, :]
         lengths = num_samples
         for index, conv in enumerate(self.convs):
@@ -204,7 +213,9 @@ class ConvFeatureEncoder(nn.Module):
             and int(output_length(num_samples, self.strided_layers).min()) > 0
         )
 
-    def _as_products(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def _as_products(
+        self, waveform: Tensor, num_samples: Tensor, statistics: TimeStatistics | None
+    ) -> tuple[Tensor, Tensor]:
         """`forward` as matrix products, to rounding errors the same. Under autocast the first layer stays in fp32."""
         convs = [conv for conv in self.convs if isinstance(conv, nn.Conv1d)]
         channel_norms = [norm for norm in self.norms if isinstance(norm, ChannelLayerNorm)]
@@ -215,7 +226,9 @@ class ConvFeatureEncoder(nn.Module):
             layer = self.strided_layers[0]
             seen = [sample_windows(row[:n], *layer) for row, n in zip(rows, num_samples.tolist(), strict=True)]
             group_norm = self.norms[0]
-            if isinstance(group_norm, MaskedGroupNorm):
+            if isinstance(group_norm, MaskedGroupNorm) and statistics is not None:
+                first = group_norm.fold_given(convs[0], statistics)
+            elif isinstance(group_norm, MaskedGroupNorm):
                 masked = group_norm.padding == "masked"
                 whole = seen if masked else [sample_windows(row, *layer) for row in rows]
                 first = torch.stack([group_norm.fold(convs[0], frames) for frames in whole])
@@ -225,11 +238,21 @@ class ConvFeatureEncoder(nn.Module):
             parameters: list[Tensor | None] = _norm_parameters(channel_norms, 0)
             for index, conv in enumerate(convs[1:], start=1):
                 bias = None if conv.bias is None else conv.bias.to(dtype)
-                parameters += [flat_weight(conv.weight).to(dtype), bias, *_norm_parameters(channel_norms, index)]
+                flat = self._flat[index](
+                    partial(_flat, conv.weight, dtype), conv.weight, weight.new_empty(0, dtype=dtype)
+                )
+                parameters += [flat, bias, *_norm_parameters(channel_norms, index)]
             layers, eps = self.strided_layers[1:], channel_norms[0].eps if channel_norms else None
             max_frames = output_length(waveform.shape[1], self.strided_layers)
-            latents = ConvStack.apply(seen, layers, eps, max_frames, first, *parameters)  # type: ignore[no-untyped-call]
+            keep = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+            latents = ConvStack.apply(  # type: ignore[no-untyped-call]
+                keep, seen, layers, eps, max_frames, first, *parameters
+            )
         return latents, output_length(num_samples, self.strided_layers)
+
+
+def _flat(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return flat_weight(weight).to(dtype)
 
 
 def _norm_parameters(norms: list[ChannelLayerNorm], index: int) -> list[Tensor | None]:

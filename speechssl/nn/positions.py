@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from speechssl.nn.dropout import is_plain_cpu
 from speechssl.nn.group_conv import SameLengthConv, flat_weight
+from speechssl.nn.kept import KeptWhileUnchanged
 
 
 class ConvPositions(nn.Module):
@@ -32,6 +33,7 @@ class ConvPositions(nn.Module):
         self.direction = nn.Parameter(direction)
         self.magnitude = nn.Parameter(direction.norm(dim=(0, 1)))
         self.bias = nn.Parameter(torch.zeros(dim))
+        self._flat = KeptWhileUnchanged()
 
     def weight(self) -> Tensor:
         """The convolution's weight `[D, D / groups, kernel]`, in fp32."""
@@ -43,9 +45,10 @@ class ConvPositions(nn.Module):
         """`x` `[B, T, D]`, zero in the padding, so that a frame near the end sees what it would see alone."""
         if is_plain_cpu(x):
             with torch.autocast("cpu", enabled=False):
-                products: Tensor = SameLengthConv.apply(  # type: ignore[no-untyped-call]
-                    x, flat_weight(self.weight().to(x.dtype), self.groups)
+                flat = self._flat(
+                    lambda: flat_weight(self.weight().to(x.dtype), self.groups), self.direction, self.magnitude, x
                 )
+                products: Tensor = SameLengthConv.apply(x, flat)  # type: ignore[no-untyped-call]
             return F.gelu(products + self.bias.to(x.dtype))
         y = same_length_conv(x.transpose(1, 2), self.weight().to(x.dtype), self.bias.to(x.dtype), self.groups)
         return F.gelu(y).transpose(1, 2)

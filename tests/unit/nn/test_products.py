@@ -11,7 +11,7 @@ from speechssl.nn import dropped_attention
 from speechssl.nn.attention import SelfAttention
 from speechssl.nn.dropout import dropout, keep_mask
 from speechssl.nn.dropped_attention import DroppedAttention
-from speechssl.nn.feature_encoder import ConvFeatureEncoder
+from speechssl.nn.feature_encoder import ConvFeatureEncoder, TimeStatistics
 from speechssl.nn.group_conv import SameLengthConv, flat_weight
 from speechssl.nn.positions import ConvPositions, same_length_conv
 
@@ -48,6 +48,16 @@ def test_front_end_and_its_gradients_are_those_of_convolutions(norm: str, paddin
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     for one, other in zip(gradients(ours, parameters), gradients(theirs, parameters), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+def test_given_statistics_are_used() -> None:
+    front_end = ConvFeatureEncoder(LAYERS, 4, norm="group", bias=True)
+    noisy(front_end)
+    waveform, lengths = torch.randn(2, 500), torch.tensor([500, 400])
+    given = TimeStatistics(mean=torch.randn(4), variance=torch.rand(4) + 0.5, count=1000)
+    ours = front_end(waveform, lengths, given)[0]
+    front_end.convs[2].register_forward_hook(lambda *_: None)  # runs the layers as they are
+    torch.testing.assert_close(ours, front_end(waveform, lengths, given)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_hooks_on_the_front_ends_layers_are_called() -> None:
@@ -153,3 +163,31 @@ def test_positions_under_autocast_stay_close_to_fp32() -> None:
         low = positions(x.bfloat16())
     exact = positions(x)
     assert float((low.float() - exact).norm() / exact.norm()) < 0.02
+
+
+def test_weights_kept_for_evaluation_follow_every_change_of_the_parameters() -> None:
+    torch.manual_seed(1)
+    positions = ConvPositions(8, kernel=4, groups=2)
+    front_end = ConvFeatureEncoder(LAYERS, 4, norm="group", bias=False)
+    x, waveform, lengths = torch.randn(1, 9, 8), torch.randn(1, 500), torch.tensor([500])
+
+    def results() -> list[Tensor]:
+        with torch.no_grad():
+            return [positions(x), front_end(waveform, lengths)[0]]
+
+    def exact() -> list[Tensor]:  # with a gradient nothing is kept
+        return [positions(x).detach(), front_end(waveform, lengths)[0].detach()]
+
+    before = results()
+    assert all(map(torch.equal, before, results()))
+    with torch.no_grad():
+        positions.magnitude.mul_(2)
+        front_end.convs[1].weight.mul_(2)
+    torch.testing.assert_close(results(), exact())
+    assert not any(map(torch.equal, before, results()))
+    positions.load_state_dict({name: value * 3 for name, value in positions.state_dict().items()})
+    torch.testing.assert_close(results(), exact())
+    positions.double()
+    assert positions(x.double()).dtype == torch.float64
+    with torch.no_grad():
+        assert positions(x.double()).dtype == torch.float64
