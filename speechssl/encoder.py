@@ -6,6 +6,7 @@ Shapes: B utterances, S samples, T frames, C latent dim, D model dim.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speechssl.errors import AudioError, CheckpointError, ConfigError
+from speechssl.extraction import ChunkSettings, Extractor, Pool, Representation, encode_batch, encode_long
+from speechssl.extraction.audio_blocks import array_blocks
 from speechssl.lengths import frame_stride, output_length, padding_mask, receptive_field
 from speechssl.model_directory import (
     CONFIG_FILE,
@@ -34,6 +37,7 @@ from speechssl.nn.feature_encoder import (
     is_full,
     normalize_waveform,
 )
+from speechssl.nn.pooling import MeanPooling, Pooling
 from speechssl.types import EncoderOutput, LatentOutput, Utterance
 
 WAV2VEC2_CONV_LAYERS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
@@ -352,77 +356,107 @@ class SpeechEncoder(nn.Module):
 
     def embed(
         self,
-        source: str | Path | Sequence[str | Path] | NDArray[Any] | Tensor | Iterable[Utterance],
+        source: str | Path | Sequence[str | Path | NDArray[Any] | Tensor] | NDArray[Any] | Tensor | Iterable[Utterance],
         *,
         sample_rate: int | None = None,
         layer: int | None = None,
-        pool: Literal["mean", "none"] = "mean",
+        layer_weights: Sequence[float] | None = None,
+        pool: Pool = "mean",
+        pooling: Pooling | None = None,
+        normalize: Literal["none", "l2"] = "none",
         batch_seconds: float = 60.0,
+        chunks: ChunkSettings | None = None,
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
-        """Embeddings of recordings.
+        """Embeddings of recordings, which depend on nothing but the recording.
 
         Args:
-            source: a path, an array or tensor `[S]` (with `sample_rate`), a list of paths, or a `Manifest`.
-            sample_rate: of an array in Hz; it is resampled where it differs from the encoder's.
+            source: a path, an array or tensor `[S]` (with `sample_rate`), a list of either, or a `Manifest`.
+            sample_rate: of arrays in Hz; they are resampled where it differs from the encoder's.
             layer: None for the context; 0 for the transformer's input, n for the output of its n-th layer.
-            pool: `mean` over time, or `none` for every frame.
+            layer_weights: take the weighted sum of all layers instead, a weight for each from 0 to the last.
+            pool: `mean`, `max`, `mean_std`, `attentive`, `first` or `last` over time, or `none` for every frame.
+            pooling: trained weights of `attentive`.
+            normalize: `l2` scales each vector (or frame) to length 1.
             batch_seconds: padded audio that is encoded at a time; results do not depend on it.
+            chunks: how recordings longer than a minute are cut, to bound the memory.
 
         Returns:
-            One recording: `[D]`, or `[T, D]` with `pool="none"`. Several: `[B, D]`, or a list of `[T, D]`.
+            One recording: `[E]`, or `[T, D]` with `pool="none"`. Several: `[B, E]`, or a list of `[T, D]`. E is D, or
+            2 D with the statistics.
 
         Raises:
             AudioError: a recording cannot be read or is too short; the message names it.
+            ConfigError: there is no such layer.
         """
+        wanted = Representation(
+            layers=(layer,),
+            layer_weights=None if layer_weights is None else tuple(layer_weights),
+            pool=pool,
+            normalize=normalize,
+        )
+        extractor = Extractor(self, wanted, pooling=pooling)
+        chunks = chunks or ChunkSettings()
+        if isinstance(source, (np.ndarray, Tensor)):
+            waveform = self._waveform_of(source, sample_rate)
+            return self._embed_waveforms([waveform], extractor, chunks)[0]
+        if isinstance(source, (str, Path)):
+            return self._embed_waveforms([self._waveform_of(source, sample_rate)], extractor, chunks)[0]
+        results: list[NDArray[np.float32]] = []
+        pending: list[NDArray[np.float32]] = []
+        for item in source:
+            pending.append(self._waveform_of(item, sample_rate))
+            if max(map(len, pending)) * len(pending) >= batch_seconds * self.config.sample_rate:
+                results += self._embed_waveforms(pending, extractor, chunks)
+                pending = []
+        if pending:
+            results += self._embed_waveforms(pending, extractor, chunks)
+        if pool == "none":
+            return results
+        return np.stack(results) if results else np.zeros((0, extractor.dimension), np.float32)
+
+    def _waveform_of(
+        self, item: str | Path | NDArray[Any] | Tensor | Utterance, sample_rate: int | None
+    ) -> NDArray[np.float32]:
+        """One recording at the encoder's rate, long enough for a frame."""
         from speechssl.audio import read, read_utterance, resample
 
         rate = self.config.sample_rate
-        if isinstance(source, (np.ndarray, Tensor)):
+        name: str | Path
+        if isinstance(item, (np.ndarray, Tensor)):
             if sample_rate is None:
                 raise AudioError("an array needs its sampling rate: embed(array, sample_rate=16000)")
-            waveform = np.asarray(source, dtype=np.float32)
+            array = item.detach().cpu().float().numpy() if isinstance(item, Tensor) else item
+            waveform = np.asarray(array, dtype=np.float32)
             if waveform.ndim != 1:
                 raise AudioError(f"the array must be one channel of shape [S], but has shape {list(waveform.shape)}")
-            return self._embed_waveforms([resample(waveform, from_rate=sample_rate, to_rate=rate)], layer, pool)[0]
-        if isinstance(source, (str, Path)):
-            return self.embed([source], layer=layer, pool=pool)[0]
-        items = list(source)
-        results: list[NDArray[np.float32]] = []
-        pending: list[NDArray[np.float32]] = []
-        for item in items:
-            pending.append(read_utterance(item, rate) if isinstance(item, Utterance) else read(item, sample_rate=rate))
-            if self.num_frames(len(pending[-1])) == 0:
-                name = f"{item.audio_filepath} ({item.id})" if isinstance(item, Utterance) else item
-                raise self._too_short(name, len(pending[-1]))
-            if max(map(len, pending)) * len(pending) >= batch_seconds * rate:
-                results += self._embed_waveforms(pending, layer, pool)
-                pending = []
-        if pending:
-            results += self._embed_waveforms(pending, layer, pool)
-        if pool == "none":
-            return results
-        return np.stack(results) if results else np.zeros((0, self.config.model_dim), np.float32)
+            waveform, name = resample(waveform, from_rate=sample_rate, to_rate=rate), "the array"
+        elif isinstance(item, Utterance):
+            waveform, name = read_utterance(item, rate), f"{item.audio_filepath} ({item.id})"
+        else:
+            waveform, name = read(item, sample_rate=rate), item
+        if self.num_frames(len(waveform)) == 0:
+            raise self._too_short(name, len(waveform))
+        return waveform
 
-    @torch.inference_mode()
     def _embed_waveforms(
-        self, waveforms: Sequence[NDArray[np.float32]], layer: int | None, pool: str
+        self, waveforms: Sequence[NDArray[np.float32]], extractor: Extractor, chunks: ChunkSettings
     ) -> list[NDArray[np.float32]]:
-        num_samples = torch.tensor([len(waveform) for waveform in waveforms])
-        padded = torch.zeros(len(waveforms), max(int(num_samples.max()), 1))
-        for row, waveform in zip(padded, waveforms, strict=True):
-            row[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
-        was_training = self.training
-        self.eval()
-        try:
-            output = self(padded.to(self.device), num_samples.to(self.device), layers=layer is not None)
-        finally:
-            self.train(was_training)
-        frames = select_layer(output, layer)
-        if pool == "mean":
-            return list(mean_over_time(frames, output.num_frames).cpu().numpy())
-        return [
-            row[:count].cpu().numpy() for row, count in zip(frames.float(), output.num_frames.tolist(), strict=True)
-        ]
+        rate = self.config.sample_rate
+        found: list[NDArray[np.float32] | None] = [None] * len(waveforms)
+        short = []
+        for place, waveform in enumerate(waveforms):
+            if chunks.is_long(len(waveform), rate):
+                found[place] = encode_long(extractor, partial(array_blocks, waveform, rate), chunks).vectors[0]
+            else:
+                short.append(place)
+        if short:
+            num_samples = torch.tensor([len(waveforms[place]) for place in short])
+            padded = torch.zeros(len(short), int(num_samples.max()))
+            for row, place in zip(padded, short, strict=True):
+                row[: len(waveforms[place])] = torch.from_numpy(np.ascontiguousarray(waveforms[place]))
+            for place, vectors in zip(short, encode_batch(extractor, padded, num_samples), strict=True):
+                found[place] = vectors[0]
+        return [vectors for vectors in found if vectors is not None]
 
 
 def select_layer(output: EncoderOutput, layer: int | None) -> Tensor:
@@ -441,9 +475,8 @@ def select_layer(output: EncoderOutput, layer: int | None) -> Tensor:
 
 def mean_over_time(frames: Tensor, num_frames: Tensor) -> Tensor:
     """Mean over the valid frames in fp32: `[B, T, D]`, `[B]` -> `[B, D]`."""
-    valid = ~padding_mask(num_frames, frames.shape[1])
-    total = torch.where(valid[:, :, None], frames.float(), 0).sum(dim=1)
-    return total / num_frames.clamp(min=1)[:, None]
+    pooled: Tensor = MeanPooling()(frames, num_frames)
+    return pooled
 
 
 def config_from_dict(values: Mapping[str, Any], *, source: Path | str = CONFIG_FILE) -> EncoderConfig:

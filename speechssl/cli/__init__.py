@@ -34,7 +34,7 @@ COMMANDS = {
     "compare": Command("speechssl.cli.compare:compare", "evaluations of one test set, with tests of significance"),
     "transcribe": Command("speechssl.cli.stages:transcribe", "write down what is said in recordings"),
     "lm": Command("speechssl.cli.lm:lm", "n-gram language models from texts, for the beam search"),
-    "embed": Command("speechssl.cli.stages:embed", "embeddings of a manifest as Parquet"),
+    "embed": Command("speechssl.cli.embed:embed", "embeddings of a manifest as a table that grows with it"),
     "probe": Command("speechssl.cli.stages:probe", "linear classifiers on frozen representations, beside baselines"),
     "label-efficiency": Command(
         "speechssl.cli.label_efficiency:label_efficiency", "error rate against hours of labels, scratch and pre-trained"

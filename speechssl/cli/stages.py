@@ -38,7 +38,6 @@ EXAMPLES = {
     "speechssl evaluate --hypotheses other_tool.ctm --manifest test.jsonl --output other/ --normalizer english",
     "transcribe": "speechssl transcribe runs/asr talk.flac interview.mp3\n"
     "speechssl transcribe runs/asr talk.flac --format srt",
-    "embed": "speechssl embed speechssl-tiny recordings.jsonl --output embeddings/ --layer 3",
     "probe": "speechssl probe --manifest recordings.jsonl --label speaker\n"
     "speechssl probe --manifest recordings.jsonl --label language --representations log_mel random runs/tiny",
     "report": "speechssl report runs/tiny",
@@ -176,23 +175,6 @@ def transcribe(words: list[str]) -> int:
     else:
         say(f"{len(result.written)} of {len(result.files)} recordings transcribed into {config.output}")
     return result.exit_code
-
-
-def embed(words: list[str]) -> int:
-    """Embeddings as Parquet."""
-    from speechssl.embed import EmbedConfig, run
-
-    config = _config("embed", EmbedConfig, words, "Embeddings of a manifest as Parquet.", ("checkpoint", "manifest"))
-    if config is None:
-        return 0
-    with progress_bar("embedding") as progress:
-        result = run(config, progress=progress)
-    how = "made before with the same settings" if result.reused else "written"
-    say(f"{result.num_utterances} utterances, {result.num_rows} rows of {result.dimension}: {result.path} ({how})")
-    if result.errors:
-        say(f"{len(result.errors)} recordings could not be embedded, see {result.errors_path}; the first is")
-        say(f"  {result.errors[0][0]}: {result.errors[0][1]}")
-    return 1 if result.errors else 0
 
 
 def probe(words: list[str]) -> int:

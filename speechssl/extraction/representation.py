@@ -77,18 +77,19 @@ class Representation:
         """What stands in the column `layer`: the layers, or -1 for the weighted sum."""
         return (WEIGHTED_SUM,) if self.layer_weights is not None else self.layers
 
-    def check(self, num_layers: int, *, source: str = "this encoder") -> None:
-        """See that an encoder of `num_layers` has what is wanted.
+    def check(self, num_layers: int, *, source: str | None = None) -> None:
+        """See that the encoder `source` of `num_layers` has what is wanted.
 
         Raises:
             ConfigError: it has not.
         """
+        where = "" if source is None else f" for {source}"
         for layer in self.layers:
             if layer is not None and not 0 <= layer <= num_layers:
-                raise ConfigError(f"layer must be between 0 and {num_layers} for {source}, but is {layer}")
+                raise ConfigError(f"layer must be between 0 and {num_layers}{where}, but is {layer}")
         if self.layer_weights is not None and len(self.layer_weights) != num_layers + 1:
             raise ConfigError(
-                f"layer_weights must be {num_layers + 1} numbers for {source}, one for each layer from 0 to"
+                f"layer_weights must be {num_layers + 1} numbers{where}, one for each layer from 0 to"
                 f" {num_layers}, but are {len(self.layer_weights)}"
             )
 
