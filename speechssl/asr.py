@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ from speechssl.model_directory import (
     resolve_model_directory,
     save_model,
 )
+from speechssl.nn.layer_mix import LayerMix
 from speechssl.text import NormalizerName, Vocabulary, normalize
 from speechssl.timing import Word
-from speechssl.types import AudioBatch, CtcOutput
+from speechssl.types import AudioBatch, CtcOutput, EncoderOutput
 
 __all__ = [
     "CHUNK_SECONDS",
@@ -41,6 +42,7 @@ __all__ = [
     "Alternative",
     "CtcModel",
     "Decoder",
+    "HeadInput",
     "SpeechRecognizer",
     "Transcript",
     "Word",
@@ -52,6 +54,7 @@ VOCABULARY_FILE = "vocab.json"
 Source = str | Path | NDArray[np.floating]
 Decoder = Callable[[Tensor, Tensor], list[Hypothesis]]
 """Logits `[B, T, N]` and num_frames `[B]` to one hypothesis an utterance: all that a recognizer knows of decoding."""
+HeadInput = Literal["context", "weighted_layers"]
 
 MAX_SECONDS = 40.0
 """Recordings up to this long are recognised in one piece."""
@@ -67,6 +70,8 @@ class CtcModel(nn.Module):
         encoder: the `SpeechEncoder`.
         vocabulary: labels of the N outputs.
         normalizer: the rule by which the training texts were normalised, which is the language that the model writes.
+        layer_mix: the weighted sum of the encoder's layers that the linear layer reads; None where it reads the
+            context.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class CtcModel(nn.Module):
         normalizer: NormalizerName,
         dropout: float = 0.0,
         blank_bias: float = 0.0,
+        head_input: HeadInput = "context",
         seed: int = 0,
     ) -> None:
         """A fresh linear layer: weights normal with deviation 0.02 drawn from `seed`, biases 0.
@@ -88,16 +94,22 @@ class CtcModel(nn.Module):
             dropout: on the context before the linear layer, in training.
             blank_bias: initial bias of the blank. CTC training first learns to write blanks everywhere; a positive
                 value starts there, a negative one keeps it from staying there.
+            head_input: the linear layer reads the `context`, or the sum of all layers with weights that are learnt
+                (`weighted_layers`, equal at first).
             seed: of the linear layer's weights.
         """
         super().__init__()
         normalize("", normalizer)  # refuses an unknown name
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, but is {dropout}")
+        if head_input not in get_args(HeadInput):
+            raise ConfigError(f"head_input must be one of {', '.join(get_args(HeadInput))}, but is {head_input!r}")
         self.encoder = encoder
         self.vocabulary = vocabulary
         self.normalizer: NormalizerName = normalizer
         self.dropout = dropout
+        weighted = head_input == "weighted_layers"
+        self.layer_mix: LayerMix | None = LayerMix(encoder.config.num_layers + 1) if weighted else None
         # built without torch's own initialization, which would draw from the global random state
         self.head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
             nn.Linear, encoder.config.model_dim, len(vocabulary)
@@ -134,10 +146,22 @@ class CtcModel(nn.Module):
         """
         latents = self.encoder.extract_latents(waveform, num_samples)
         output = self.encoder.contextualize(
-            latents.normalized, latents.num_frames, frame_mask=frame_mask, channel_mask=channel_mask
+            latents.normalized,
+            latents.num_frames,
+            frame_mask=frame_mask,
+            channel_mask=channel_mask,
+            layers=self.layer_mix is not None,
         )
-        context = functional.dropout(output.context, self.dropout, self.training)
-        return CtcOutput(logits=self.head(context), num_frames=output.num_frames)
+        dropped = functional.dropout(self.head_features(output), self.dropout, self.training)
+        return CtcOutput(logits=self.head(dropped), num_frames=output.num_frames)
+
+    def head_features(self, output: EncoderOutput) -> Tensor:
+        """What the linear layer reads `[B, T, D]`: the context, or the weighted sum of `output.layers`."""
+        if self.layer_mix is None:
+            return output.context
+        assert output.layers is not None, "a model with weighted layers needs the encoder's layers"
+        mixed: Tensor = self.layer_mix(output.layers)
+        return mixed
 
     @torch.no_grad()
     def recognize(self, waveform: Tensor, num_samples: Tensor) -> list[Hypothesis]:
@@ -158,6 +182,8 @@ class CtcModel(nn.Module):
             "normalizer": self.normalizer,
             "dropout": self.dropout,
         }
+        if self.layer_mix is not None:
+            description["head_input"] = "weighted_layers"
         facts = self.vocabulary.facts()
         if facts:
             description["vocabulary"] = facts
@@ -185,6 +211,7 @@ class CtcModel(nn.Module):
                 Vocabulary.load(directory / VOCABULARY_FILE, facts=description.get("vocabulary")),
                 normalizer=description["normalizer"],
                 dropout=description["dropout"],
+                head_input=description.get("head_input", "context"),
             )
         except (KeyError, ConfigError) as error:
             raise CheckpointError(f"{directory / CONFIG_FILE}: not a usable CTC model: {error}") from error

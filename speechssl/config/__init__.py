@@ -55,7 +55,8 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any], *, source: str = "c
     """The dataclass `cls` from a nested mapping; absent keys keep their defaults. `source` begins every message.
 
     A partly given nested configuration keeps the other values of the *parent's* default for it. Dotted keys are
-    accepted beside nested ones.
+    accepted beside nested ones. A dataclass may have a class method `fill_values(values, *, source)` that sets what
+    `values` leaves out (a preset); what it returns is used instead.
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), a missing or a wrong value.
@@ -65,6 +66,9 @@ def from_dict(cls: type[Config], mapping: Mapping[str, Any], *, source: str = "c
     values: dict[str, Any] = {}
     _merge(values, mapping, prefix="", source=source)
     _refuse_unknown(cls, values, source)
+    fill_values = getattr(cls, "fill_values", None)
+    if fill_values is not None:
+        values = fill_values(values, source=source)
     return cast(Config, build(cls, values, default=None, key="", source=source))
 
 

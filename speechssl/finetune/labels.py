@@ -16,6 +16,9 @@ from speechssl.manifest import Manifest
 from speechssl.text import Vocabulary, choose_vocabulary, describe_characters, normalize
 from speechssl.types import Utterance
 
+NO_TEXT, LACKED, TOO_SHORT = "no text after the normalizer", "the vocabulary lacks", "too short for its text"
+"""How the reasons for leaving an utterance out begin."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledData:
@@ -65,14 +68,14 @@ def prepare_training(
         missing = vocabulary.unknown_characters(text)
         unknown.update(missing)
         if not text:
-            left_out[utterance.id] = f"no text after the normalizer {config.normalizer!r}"
+            left_out[utterance.id] = f"{NO_TEXT} {config.normalizer!r}"
         elif missing:
-            left_out[utterance.id] = f"the vocabulary lacks {describe_characters(missing)}"
+            left_out[utterance.id] = f"{LACKED} {describe_characters(missing)}"
         else:
             encoded = tuple(vocabulary.encode(text))
-            short = find_infeasible([(utterance.id, _num_frames(utterance, encoder), encoded)])
+            short = find_infeasible([(utterance.id, num_frames_of(utterance, encoder), encoded)])
             if short:
-                left_out[utterance.id] = f"too short for its text: {short[0]}"
+                left_out[utterance.id] = f"{TOO_SHORT}: {short[0]}"
             else:
                 rows.append(row)
                 labels.append(encoded)
@@ -111,9 +114,11 @@ def prepare_validation(manifest: Manifest, vocabulary: Vocabulary, config: Finet
     return LabeledData(manifest=manifest, labels=labels, left_out={}, unknown_characters=dict(unknown))
 
 
-def _num_frames(utterance: Utterance, encoder: SpeechEncoder) -> int:
+def num_frames_of(utterance: Utterance, encoder: SpeechEncoder, *, length_factor: float = 1.0) -> int:
+    """Frames that the encoder makes of an utterance by its manifest, or of one `length_factor` times as long."""
     rate = encoder.config.sample_rate
-    return encoder.num_frames(resampled_length(utterance.num_samples, from_rate=utterance.sample_rate, to_rate=rate))
+    num_samples = resampled_length(utterance.num_samples, from_rate=utterance.sample_rate, to_rate=rate)
+    return encoder.num_frames(int(num_samples * length_factor))
 
 
 def summarize(left_out: Mapping[str, str], limit: int = 5) -> str:

@@ -13,9 +13,12 @@ from speechssl.config import from_dict, to_dict
 from speechssl.data import EpochCoverage
 from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, resolve_device
 from speechssl.errors import ConfigError
+from speechssl.finetune.adapters import weights_checksum
 from speechssl.finetune.config import FinetuneConfig
+from speechssl.finetune.diagnose import diagnose_data, monitor_for
 from speechssl.finetune.labels import LabeledData, build_vocabulary, prepare_training, prepare_validation, summarize
-from speechssl.finetune.task import CtcTask
+from speechssl.finetune.task import CtcTask, layer_weights
+from speechssl.finetune.weights import TrainingCost
 from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest, require_valid
 from speechssl.text import Vocabulary, describe_characters
@@ -45,6 +48,9 @@ class FinetuneResult:
     `left_out.jsonl` of the run), or, as far as this process has seen, their recordings. `coverage` counts, by epoch,
     what this process was handed of the others; the run's `coverage.jsonl` has it for all of the run.
     `unknown_validation_characters` counts characters of the validation texts that the model cannot write.
+    `cost` says how many weights were trained and what memory that took; `layer_weights` are those of the weighted sum
+    of layers, the transformer's input first. Of `num_seen` utterances that this process handed to the model,
+    `num_infeasible` were too short for their labels as they were played, and left out of the loss.
     """
 
     directory: Path
@@ -54,7 +60,11 @@ class FinetuneResult:
     num_valid: int
     left_out: Mapping[str, str]
     unknown_validation_characters: Mapping[str, int]
+    cost: TrainingCost
     coverage: tuple[EpochCoverage, ...] = ()
+    layer_weights: tuple[float, ...] = ()
+    num_seen: int = 0
+    num_infeasible: int = 0
 
 
 def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
@@ -66,15 +76,22 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
     """
     task, train_data, valid_data = build_task(config)
     encoder, vocabulary = task.model.encoder, task.model.vocabulary
+    resolved = {"stage": "finetune", **to_dict(config), "resolved_encoder": to_dict(encoder.config)}
+    if task.pretrained_checksum:
+        resolved["pretrained_checksum"] = task.pretrained_checksum
+    _report_cost(task.weights.cost())
     result = train(
         task,
-        config=config.training,
+        config=replace(config.training, monitor=monitor_for(config)),
         run_directory=config.run_directory,
-        resolved_config={"stage": "finetune", **to_dict(config), "resolved_encoder": to_dict(encoder.config)},
+        resolved_config=resolved,
+        diagnoses=diagnose_data(train_data, valid_data, encoder, config),
         fingerprint=f"{train_data.manifest.fingerprint()} {valid_data.manifest.fingerprint()}",
         description="training from scratch" if config.pretrained is None else "fine-tuning",
         resume=resume,
     )
+    cost = task.weights.cost(with_peak=True)
+    cost.save(config.run_directory)
     return FinetuneResult(
         directory=config.run_directory,
         training=result,
@@ -84,6 +101,10 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         left_out={**train_data.left_out, **task.unreadable},
         unknown_validation_characters=valid_data.unknown_characters,
         coverage=task.coverage,
+        cost=cost,
+        layer_weights=tuple(layer_weights(task.weights.evaluated)),
+        num_seen=task.num_seen,
+        num_infeasible=task.num_infeasible,
     )
 
 
@@ -114,9 +135,12 @@ def build_task(config: FinetuneConfig) -> tuple[CtcTask, LabeledData, LabeledDat
         normalizer=config.normalizer,
         dropout=config.head_dropout,
         blank_bias=config.blank_bias,
+        head_input=config.head_input,
         seed=derive_seed("head", config.training.seed),
     ).to(resolve_device(config.device))
-    return CtcTask(model, train_data, valid_data, config), train_data, valid_data
+    # a checkpoint then holds the adapters alone, so that it can go on with the same encoder only
+    checksum = weights_checksum(encoder) if config.adapters.rank else ""
+    return CtcTask(model, train_data, valid_data, config, pretrained_checksum=checksum), train_data, valid_data
 
 
 def build_encoder(config: FinetuneConfig) -> SpeechEncoder:
@@ -162,6 +186,19 @@ def _check_disjoint(train_manifest: Manifest, valid_manifest: Manifest, config: 
             len(valid_manifest),
             shared[0],
         )
+
+
+def _report_cost(cost: TrainingCost) -> None:
+    mega = 1e-6
+    logger.info(
+        "training %.2f of %.2f million parameters (%.1f %%): %.1f MB of gradients and %.1f MB of optimizer state%s",
+        cost.num_trained_parameters * mega,
+        cost.num_parameters * mega,
+        100 * cost.num_trained_parameters / cost.num_parameters,
+        cost.gradient_bytes * mega,
+        cost.optimizer_bytes * mega,
+        f", {cost.average_bytes * mega:.1f} MB of averages" if cost.average_bytes else "",
+    )
 
 
 def _report(train_data: LabeledData, valid_data: LabeledData, directory: Path) -> None:

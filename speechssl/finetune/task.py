@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from speechssl.asr import CtcModel
 from speechssl.ctc import ctc_nll, greedy_decode, required_frames_batch
 from speechssl.data import EpochCoverage, LabeledBatches, coverage_path, current_ranks, iterate_once
-from speechssl.encoder import EncoderConfig
 from speechssl.errors import AudioError
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.finetune.labels import LabeledData
+from speechssl.finetune.weights import TrainedWeights
 from speechssl.lengths import output_length, padding_mask, receptive_field
 from speechssl.nn.masking import sample_span_mask
 from speechssl.scoring import count_errors, error_rates
@@ -42,8 +42,15 @@ class CtcTask:
     """Supervised training of a `CtcModel` as the training loop sees it."""
 
     def __init__(
-        self, model: CtcModel, train_data: LabeledData, valid_data: LabeledData, config: FinetuneConfig
+        self,
+        model: CtcModel,
+        train_data: LabeledData,
+        valid_data: LabeledData,
+        config: FinetuneConfig,
+        *,
+        pretrained_checksum: str = "",
     ) -> None:
+        """Train `model`; `pretrained_checksum` is noted beside adapters (see `adapters.weights_checksum`)."""
         self.model = model
         self._config = config
         self._valid_data = valid_data
@@ -65,14 +72,14 @@ class CtcTask:
         logger.info("%d training utterances, %s", len(train_data.manifest), self._stream.describe())
         self._short: dict[str, str] = {}
         self._unreadable: set[str] = set()
-        frozen = config.freeze_feature_encoder
-        self._freeze_features = config.pretrained is not None if frozen is None else frozen
-        self.before_step(0)
+        self.weights = TrainedWeights(model, config)
+        self.pretrained_checksum = pretrained_checksum
+        self.num_seen = self.num_infeasible = 0
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """The model alone."""
-        return {"model": self.model}
+        """What a checkpoint holds."""
+        return self.weights.modules
 
     @property
     def unreadable(self) -> Mapping[str, str]:
@@ -85,25 +92,8 @@ class CtcTask:
         return self._stream.coverage
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The linear layer and the encoder's parameters, each with its factor on the learning rate.
-
-        Weight decay is for matrices and kernels only: not for biases, norms and the mask embedding.
-        """
-        config, encoder = self._config, self.model.encoder
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if name.startswith("head."):
-                scale = config.head_lr_scale
-            elif name.startswith("encoder.feature_encoder.") and self._freeze_features:
-                continue
-            else:
-                above = _layers_above(name.removeprefix("encoder."), encoder.config)
-                scale = config.encoder_lr_scale * config.layer_lr_decay**above
-            groups.setdefault((scale, parameter.dim() > 1), []).append(parameter)
-        return [
-            {"params": parameters, "lr_scale": scale} | ({} if decays else {"weight_decay": 0.0})
-            for (scale, decays), parameters in groups.items()
-        ]
+        """See `TrainedWeights`."""
+        return self.weights.parameter_groups()
 
     def batches(self, start: int) -> Iterator[LabeledBatch]:
         """This rank's micro-batches from its number `start` on, when all ranks have made as many."""
@@ -117,6 +107,8 @@ class CtcTask:
         """The batch on `device`, with what is computed from lengths while they are still on the CPU."""
         num_frames = output_length(batch.audio.num_samples, self._layers)
         feasible = num_frames >= required_frames_batch(batch.targets, batch.target_lengths)
+        self.num_seen += len(feasible)
+        self.num_infeasible += int((~feasible).sum())
         if not feasible.all():
             for row in (~feasible).nonzero().flatten().tolist():
                 self._note_short(batch.audio.utterance_ids[row])
@@ -137,13 +129,7 @@ class CtcTask:
 
     def before_step(self, step: int) -> None:
         """Freeze the encoder in the first `freeze_steps` updates, the convolutions throughout."""
-        trains_encoder = step >= self._config.freeze_steps
-        encoder = self.model.encoder
-        for parameter in encoder.parameters():
-            parameter.requires_grad_(trains_encoder)
-        if self._freeze_features:
-            for parameter in encoder.feature_encoder.parameters():
-                parameter.requires_grad_(False)
+        self.weights.freeze(step)
 
     def loss(self, batch: _Placed, *, step: int, generator: torch.Generator) -> ObjectiveOutput:
         """Negative log likelihood in nats per label, of the utterances whose labels fit their frames."""
@@ -162,6 +148,7 @@ class CtcTask:
             metrics={
                 "blank_fraction": _blank_fraction(output.logits.detach(), output.num_frames, blank),
                 "infeasible_utterances": (~batch.feasible).sum().float(),
+                "infeasible_share": (~batch.feasible).float().mean(),
                 "padding_share": batch.padding_share,
             },
         )
@@ -193,7 +180,8 @@ class CtcTask:
         self.model.encoder.context_encoder.compile_feed_forward()
 
     def after_update(self, step: int) -> None:
-        """Nothing to do."""
+        """Move the average of the weights, where there is one."""
+        self.weights.after_update(step)
 
     @torch.no_grad()
     def validate(self, step: int) -> dict[str, float]:
@@ -207,8 +195,9 @@ class CtcTask:
         references = {utterance.id: utterance.text or "" for utterance in data.manifest}
         hypotheses = dict.fromkeys(references, "")
         sums = torch.zeros(4, dtype=torch.float64)
-        was_training = self.model.training
-        self.model.eval()
+        model = self.weights.evaluated
+        was_training = model.training
+        model.eval()
         for batch in iterate_once(
             data.manifest,
             batch_seconds=self._config.data.batch_seconds,
@@ -217,10 +206,10 @@ class CtcTask:
             on_error=self._note_unreadable,
             num_workers=self._config.data.num_workers,
         ):
-            texts, measured = self._measure(batch, [data.labels[row_of[name]] for name in batch.utterance_ids])
+            texts, measured = self._measure(model, batch, [data.labels[row_of[name]] for name in batch.utterance_ids])
             hypotheses.update(zip(batch.utterance_ids, texts, strict=True))
             sums += measured
-        self.model.train(was_training)
+        model.train(was_training)
         wer, cer = error_rates(count_errors(references, hypotheses, normalizer=self._config.normalizer))
         nll, num_labels, num_blanks, num_frames = sums.tolist()
         return {
@@ -228,18 +217,19 @@ class CtcTask:
             "valid_wer": wer,
             "valid_cer": cer,
             "valid_blank_fraction": num_blanks / max(num_frames, 1),
+            **{f"valid_layer_weight_{layer}": weight for layer, weight in enumerate(layer_weights(model))},
         }
 
-    def _measure(self, batch: AudioBatch, labels: Sequence[Sequence[int]]) -> tuple[list[str], Tensor]:
+    def _measure(self, model: CtcModel, batch: AudioBatch, labels: Sequence[Sequence[int]]) -> tuple[list[str], Tensor]:
         """Hypotheses, and the sums f64 `[4]` of nll, labels, blank frames and frames over a batch."""
-        device = self.model.device
+        device = model.device
         targets = nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in labels], batch_first=True)
         lengths = torch.tensor([len(row) for row in labels])
         num_frames = output_length(batch.num_samples, self._layers)
         feasible = num_frames >= required_frames_batch(targets, lengths)
         lengths = torch.where(feasible, lengths, 0)
-        output = self.model(batch.waveform.to(device), batch.num_samples.to(device))
-        blank = self.model.vocabulary.blank
+        output = model(batch.waveform.to(device), batch.num_samples.to(device))
+        blank = model.vocabulary.blank
         nll = (
             ctc_nll(output.logits, output.num_frames, targets.to(device), lengths.to(device), blank=blank)
             .cpu()
@@ -247,7 +237,7 @@ class CtcTask:
         )
         blanks = float(_blank_fraction(output.logits, output.num_frames, blank)) * int(num_frames.sum())
         sums = [float((nll * feasible).sum()), float(lengths.sum()), blanks, float(num_frames.sum())]
-        hypotheses = greedy_decode(output.logits, output.num_frames, self.model.vocabulary)
+        hypotheses = greedy_decode(output.logits, output.num_frames, model.vocabulary)
         return [hypothesis.text for hypothesis in hypotheses], torch.tensor(sums, dtype=torch.float64)
 
     def _note_unreadable(self, utterance: Utterance, error: AudioError) -> None:
@@ -256,17 +246,13 @@ class CtcTask:
             logger.warning("validation utterance %s counts as not recognised: %s", utterance.id, error)
 
     def save_model(self, directory: Path) -> None:
-        """Write `config.json`, `model.safetensors` and `vocab.json`."""
-        self.model.save(directory)
+        """Write `config.json`, `model.safetensors` and `vocab.json`, and adapters by themselves."""
+        self.weights.save(directory, pretrained_checksum=self.pretrained_checksum)
 
 
-def _layers_above(parameter: str, config: EncoderConfig) -> int:
-    """How many transformer layers lie above an encoder's parameter."""
-    parts = parameter.split(".")
-    if parts[:2] == ["context_encoder", "layers"]:
-        return config.num_layers - 1 - int(parts[2])
-    is_final_norm = parts[:2] == ["context_encoder", "norm"] and config.norm_position == "pre"
-    return 0 if is_final_norm else config.num_layers
+def layer_weights(model: CtcModel) -> list[float]:
+    """The learnt weight of the transformer's input and of each layer; empty where the head reads the context."""
+    return [] if model.layer_mix is None else model.layer_mix.weights.tolist()
 
 
 def _blank_fraction(logits: Tensor, num_frames: Tensor, blank: int) -> Tensor:

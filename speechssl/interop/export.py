@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechssl.asr import CtcModel
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.interop import programs
 from speechssl.interop.card import CARD_FILE, ModelFacts, model_card
@@ -36,6 +37,7 @@ class Exporter:
         tolerance: largest relative difference; that of the gate when None.
         mel_tolerance: the same for encoders of log-mel features, where it is larger.
         library: `library_name` of the card's head, None for none.
+        is_program: a graph of whatever the model computes, rather than weights for the other tool's own model.
     """
 
     write: Callable[[Exportable, Path, ModelFacts], tuple[str, ...]]
@@ -46,6 +48,7 @@ class Exporter:
     tolerance: float | None = None
     mel_tolerance: float | None = None
     library: str | None = None
+    is_program: bool = False
 
 
 EXPORTERS: dict[str, Exporter] = {
@@ -66,9 +69,14 @@ EXPORTERS: dict[str, Exporter] = {
         tolerance=programs.ONNX_TOLERANCE,
         mel_tolerance=programs.ONNX_MEL_TOLERANCE,
         library="onnx",
+        is_program=True,
     ),
     "torch-export": Exporter(
-        write=programs.write_program, peer=programs.program_peer, usage=programs.program_usage, padding="masked"
+        write=programs.write_program,
+        peer=programs.program_peer,
+        usage=programs.program_usage,
+        padding="masked",
+        is_program=True,
     ),
 }
 """By the name that `speechssl export --format` takes."""
@@ -115,6 +123,11 @@ def export_model(
     named = isinstance(source, str | Path)
     model, known = load_described(source) if isinstance(source, str | Path) else (source, ModelFacts(name=target.name))
     facts = known if facts is None else facts
+    if isinstance(model, CtcModel) and model.layer_mix is not None and not exporter.is_program:
+        raise CheckpointError(
+            f"{source if named else target}: the model reads a weighted sum of its layers, which {format} has no place "
+            "for in a recogniser; export it as onnx or torch-export, or fine-tune with head_input context"
+        )
     tell = progress or (lambda text: None)
     temporary = target.parent / f".writing-{target.name}"
     shutil.rmtree(temporary, ignore_errors=True)

@@ -212,7 +212,7 @@ def our_layers(model: Exportable, waveform: Tensor, num_samples: Tensor) -> dict
     layers |= {f"layer {index}": layer for index, layer in enumerate(output.layers[:-1])}
     layers["context"] = output.context
     if isinstance(model, CtcModel):
-        layers["logits"] = model.head(output.context)
+        layers["logits"] = model.head(model.head_features(output))
     elif isinstance(model, PretrainingModel):
         objective = model.objective.eval()
         layers["code logits"] = objective.quantizer.logits(output.latents)
@@ -242,7 +242,7 @@ def changed(model: Exportable, **values: Any) -> Exportable:
     if isinstance(model, PretrainingModel):
         return replace(model, encoder=twin)
     ctc = CtcModel(twin, model.vocabulary, normalizer=model.normalizer)
-    ctc.head = model.head
+    ctc.head, ctc.layer_mix = model.head, model.layer_mix
     return ctc.eval()
 
 

@@ -27,7 +27,7 @@ class SharedPositions(nn.Module):
 class AttentionPositions(nn.Module):
     """What one layer makes of it."""
 
-    def project(self, x: Tensor, projection: nn.Linear, shared: Tensor) -> Tensor:
+    def project(self, x: Tensor, projection: nn.Module, shared: Tensor) -> Tensor:
         """Query, key and value `[B, T, 3 D]` of the input `[B, T, D]`."""
         projected: Tensor = projection(x)
         return projected
@@ -176,13 +176,15 @@ class RotaryInput(AttentionPositions):
         super().__init__()
         self.num_heads = num_heads
 
-    def project(self, x: Tensor, projection: nn.Linear, shared: Tensor) -> Tensor:
+    def project(self, x: Tensor, projection: nn.Module, shared: Tensor) -> Tensor:
         """See `AttentionPositions`."""
         batch, time, dim = x.shape
         heads = x.view(batch, time, self.num_heads, -1)
         cosines, sines = shared[:, :, None]
         first, second = heads.chunk(2, dim=-1)
         rotated = (heads * cosines + torch.cat([-second, first], dim=-1) * sines).view(batch, time, dim)
+        if not isinstance(projection, nn.Linear):  # adapters, which compute all three at once
+            return torch.cat([projection(rotated)[..., : 2 * dim], projection(x)[..., 2 * dim :]], dim=-1)
         query_key = F.linear(rotated, projection.weight[: 2 * dim], projection.bias[: 2 * dim])
         return torch.cat([query_key, F.linear(x, projection.weight[2 * dim :], projection.bias[2 * dim :])], dim=-1)
 

@@ -6,7 +6,7 @@ is killed and started again ends with the same bits, on the CPU, as one that nev
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,7 @@ def train(
     resolved_config: Mapping[str, Any],
     fingerprint: str,
     description: str,
+    diagnoses: Sequence[Diagnosis] = (),
     resume: bool = True,
 ) -> TrainingResult:
     """Train `task` up to `config.max_steps` updates, on the device where its modules are.
@@ -55,6 +56,7 @@ def train(
             when a run is resumed.
         fingerprint: of the data; a run is resumed only on the data it began with.
         description: a few words for the progress display.
+        diagnoses: what is wrong before the first update, with the data for instance; reported as the monitor's own.
         resume: continue a run found in `run_directory`; False refuses to touch one.
 
     Raises:
@@ -71,7 +73,7 @@ def train(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     try:
-        run = _Run(task, config, store, fingerprint=fingerprint)
+        run = _Run(task, config, store, fingerprint=fingerprint, diagnoses=diagnoses)
         if found is not None:
             run.restore(*found)
         with seeded(run.device, config.seed):  # whatever is drawn outside a step leaves the caller's generators alone
@@ -83,8 +85,17 @@ def train(
 class _Run:
     """One call of `train`."""
 
-    def __init__(self, task: Task, config: TrainingConfig, store: CheckpointStore, *, fingerprint: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: TrainingConfig,
+        store: CheckpointStore,
+        *,
+        fingerprint: str,
+        diagnoses: Sequence[Diagnosis],
+    ) -> None:
         self.task = task
+        self.known = diagnoses
         self.config = config
         self.store = store
         self.fingerprint = fingerprint
@@ -125,6 +136,7 @@ class _Run:
         self.updater.start(state.step)
         self.clock.start(step=state.step)
         try:
+            self._report_known()
             with StopSignals() as signals:
                 reason = self._steps(signals)
             return self._result(reason, signals.received)
@@ -194,6 +206,18 @@ class _Run:
                     fatal = diagnosis
         return fatal
 
+    def _report_known(self) -> None:
+        """What was wrong before the first update; a run that goes on has said so already."""
+        if self.state.step:
+            return
+        for diagnosis in self.known:
+            if diagnosis.kind not in self.config.monitor.ignore:
+                self._report(diagnosis)
+        ignored = self.config.monitor.ignore
+        fatal = [one for one in self.known if one.kind not in ignored and self.monitor.must_stop(one)]
+        if fatal:
+            raise TrainingError(f"training stopped before the first step: {fatal[0].message}")
+
     def _report(self, diagnosis: Diagnosis) -> None:
         logger.warning("step %d, %s: %s", diagnosis.step, diagnosis.kind.replace("_", " "), diagnosis.message)
         self.log.event(self.state.step, "diagnosis", **asdict(diagnosis) | {"step": self.state.step})
@@ -234,6 +258,8 @@ class _Run:
         state.metrics.update(metrics)
         self.log.scalars(state.step, metrics)
         self.progress.metrics(state.step, metrics)
+        for diagnosis in self.monitor.observe_validation(state.step, metrics, best_metric=config.best_metric):
+            self._report(diagnosis)
         if config.best_metric not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
             raise ConfigError(f"best_metric is '{config.best_metric}', but validation gives {known}; choose one")

@@ -4,13 +4,21 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from speechssl.training.symptoms import SYMPTOMS, Severity, Symptom, Thresholds, Watched
+from speechssl.training.symptoms import (
+    DATA_KINDS,
+    SYMPTOMS,
+    VALIDATION_SYMPTOMS,
+    Severity,
+    Symptom,
+    Thresholds,
+    Watched,
+)
 
-KINDS = tuple(symptom.kind for symptom in SYMPTOMS)
+KINDS = (*(symptom.kind for symptom in (*SYMPTOMS, *VALIDATION_SYMPTOMS)), *DATA_KINDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +73,16 @@ class Monitor:
         A kind is reported again only after it has been away for `patience_steps`.
         """
         self._watched.add(step, values, self.config)
+        return self._look_for(SYMPTOMS, step)
+
+    def observe_validation(self, step: int, values: Mapping[str, float], *, best_metric: str) -> list[Diagnosis]:
+        """Take the metrics of a validation after `step` updates, of which `best_metric` chooses the checkpoint."""
+        self._watched.add_validation(step, values, best_metric=best_metric)
+        return self._look_for(VALIDATION_SYMPTOMS, step)
+
+    def _look_for(self, symptoms: Sequence[Symptom], step: int) -> list[Diagnosis]:
         found = []
-        for symptom in SYMPTOMS:
+        for symptom in symptoms:
             if symptom.kind in self.config.ignore:
                 continue
             message = symptom.check(self._watched, self.config) if self._ready(symptom, step) else None

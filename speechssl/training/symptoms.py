@@ -15,6 +15,10 @@ _AVERAGE_DECAY = 0.95  # about the last 20 updates
 _FAST_DECAY, _SLOW_DECAY = 0.8, 0.995
 _RECENT = 20
 _FIRST = 20
+_BEGINNING = 3
+_SPIKES_AMONG = 50
+_SPOKEN_CER = 0.8
+_OVERFIT_LOSS = 0.7  # training this far below the best validation has gone beyond what carries over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,13 @@ class Thresholds:
         plateau_level: relative to the loss of the first updates.
         max_blank_fraction: share of frames that CTC labels blank.
         blank_steps: updates for which it may stay above.
+        min_spoken_fraction: share of frames that CTC labels otherwise, which shows that it has learnt to speak.
+        spike_factor: gradient norm against its own long average that makes an update a spike.
+        spike_loss: the loss against that of the first three updates that makes one.
+        max_spikes: spikes among the last 50 updates that say that the learning rate is too high.
+        max_infeasible_share: share of the utterances that have fewer frames than their labels need.
+        overfit_ratio: validation loss against its best that counts as risen.
+        overfit_validations: validations in a row that must not bring a better model.
     """
 
     min_code_perplexity: float = 2.5
@@ -61,6 +72,13 @@ class Thresholds:
     plateau_level: float = 0.7
     max_blank_fraction: float = 0.97
     blank_steps: int = 1500
+    min_spoken_fraction: float = 0.1
+    spike_factor: float = 10.0
+    spike_loss: float = 1.5
+    max_spikes: int = 10
+    max_infeasible_share: float = 0.05
+    overfit_ratio: float = 1.3
+    overfit_validations: int = 3
 
     def __post_init__(self) -> None:
         for name in ("chance_steps", "plateau_steps", "blank_steps", "max_non_finite"):
@@ -86,6 +104,13 @@ class Watched:
     log_norm_slow: float | None = None
     num_norms: int = 0
     blank_since: int = 0
+    was_quiet: bool = False
+    has_spoken: bool = False
+    spikes: list[bool] = field(default_factory=list)
+    validation: dict[str, float] = field(default_factory=dict)
+    best_validation: dict[str, float] = field(default_factory=dict)
+    best_validation_step: int = 0
+    validations_since_best: int = 0
 
     def add(self, step: int, values: Mapping[str, float], limits: Thresholds) -> None:
         """Take the metrics of one update; `limits` say what begins a plateau."""
@@ -98,10 +123,39 @@ class Watched:
             self.averages[name] = _AVERAGE_DECAY * old + (1 - _AVERAGE_DECAY) * value
         if "loss" in self.latest:
             self._add_loss(self.latest["loss"], limits.plateau_improvement)
+        self._add_spike(bad, limits)
         if self.latest.get("gradient_norm", 0) > 0:
             self._add_norm(math.log(self.latest["gradient_norm"]))
-        if self.averages.get("blank_fraction", 0.0) <= limits.max_blank_fraction:
+        blank = self.averages.get("blank_fraction", 0.0)
+        if blank <= limits.max_blank_fraction:
             self.blank_since = step
+        else:
+            self.was_quiet = True
+        # Before its quiet phase a fresh head writes labels at random, which is not speaking.
+        self.has_spoken |= self.was_quiet and blank < 1 - limits.min_spoken_fraction
+
+    def add_validation(self, step: int, values: Mapping[str, float], *, best_metric: str) -> None:
+        """Take the metrics of a validation; `best_metric` chooses the checkpoint, lower being better."""
+        self.step = step
+        self.validation = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.has_spoken |= self.validation.get("valid_cer", 1.0) < _SPOKEN_CER
+        best = self.best_validation
+        is_better = self.validation.get(best_metric, math.inf) < best.get(best_metric, math.inf)
+        self.validations_since_best = 0 if is_better else self.validations_since_best + 1
+        if is_better:
+            self.best_validation_step = step
+        for name, value in self.validation.items():
+            best[name] = min(value, best.get(name, value))
+
+    def _add_spike(self, bad: bool, limits: Thresholds) -> None:
+        """Whether this update is a spike; called before its norm joins the average."""
+        norm, loss = self.latest.get("gradient_norm", 0.0), self.latest.get("loss", 0.0)
+        is_spike = bad
+        if self.log_norm_slow is not None and self.num_norms >= _FIRST:
+            is_spike |= norm > max(limits.spike_factor * _exp(self.log_norm_slow), 1.0)
+        if len(self.first_losses) >= _FIRST:
+            is_spike |= loss > limits.spike_loss * sum(self.first_losses[:_BEGINNING]) / _BEGINNING
+        self.spikes = [*self.spikes, is_spike][-_SPIKES_AMONG:]
 
     def _add_loss(self, loss: float, improvement: float) -> None:
         average = self.averages["loss"]
@@ -319,6 +373,59 @@ def blank_plateau(watched: Watched, limits: Thresholds) -> str | None:
     )
 
 
+def blank_collapse(watched: Watched, limits: Thresholds) -> str | None:
+    """A CTC model that had learnt to speak says nothing but blank again."""
+    blank = watched.averages.get("blank_fraction", 0.0)
+    if not watched.has_spoken or blank <= limits.max_blank_fraction:
+        return None
+    return (
+        f"the model has fallen silent: it had learnt to write labels, and now calls {blank:.1%} of the frames blank."
+        " An update that was too large has thrown away what was learnt. Begin anew with a lower peak_lr, a longer"
+        " warm-up or a smaller clip_norm; the best checkpoint so far is kept"
+    )
+
+
+def learning_rate_too_high(watched: Watched, limits: Thresholds) -> str | None:
+    """Loss or gradient of a CTC run jump again and again."""
+    count = sum(watched.spikes)
+    if count < limits.max_spikes or "blank_fraction" not in watched.averages:
+        return None
+    return (
+        f"the learning rate is too high: in {count} of the last {len(watched.spikes)} updates the loss or the gradient"
+        f" jumped (loss now {watched.averages.get('loss', math.nan):.3g}, {watched.first_loss:.3g} at the start)."
+        " Begin anew with a third of peak_lr, or warm up longer and set clip_norm"
+    )
+
+
+def audio_too_short(watched: Watched, limits: Thresholds) -> str | None:
+    """Many utterances have fewer frames than their labels need."""
+    share = watched.averages.get("infeasible_share", 0.0)
+    if share <= limits.max_infeasible_share:
+        return None
+    return (
+        f"{share:.1%} of the utterances are too short for their texts as they reach the model, and are left out of the"
+        " loss: CTC needs a frame for each label, and one more between equal ones. Play them less fast"
+        " (augment.speed), check that texts belong to their recordings, take an encoder with more frames a second, or"
+        " a vocabulary of longer units"
+    )
+
+
+def overfitting(watched: Watched, limits: Thresholds) -> str | None:
+    """Training goes on to improve, validation gets worse."""
+    loss, best = watched.validation.get("valid_loss"), watched.best_validation.get("valid_loss")
+    trained = watched.averages.get("loss")
+    if loss is None or best is None or trained is None or watched.validations_since_best < limits.overfit_validations:
+        return None
+    if loss < limits.overfit_ratio * best or trained > _OVERFIT_LOSS * best:
+        return None
+    return (
+        f"the model learns its training texts by heart: the validation loss rose to {loss:.3f} after a best of"
+        f" {best:.3f}, while the training loss is {trained:.3f}; the best model, of step"
+        f" {watched.best_validation_step}, is kept. Train for fewer updates, use more masking, dropout, LayerDrop or"
+        " augmentation, a lower peak_lr or adapters, or more labelled speech"
+    )
+
+
 def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
 
@@ -333,7 +440,16 @@ SYMPTOMS = (
     Symptom(kind="accuracy_at_chance", check=accuracy_at_chance),
     Symptom(kind="gradient_explosion", check=gradient_explosion, grace=0.25, patience=0.1),
     Symptom(kind="vanishing_gradient", check=vanishing_gradient, grace=0.25),
+    Symptom(kind="learning_rate_too_high", check=learning_rate_too_high, grace=0.25, patience=0.0),
     Symptom(kind="divergence", check=divergence),
     Symptom(kind="loss_plateau", check=loss_plateau),
+    Symptom(kind="blank_collapse", check=blank_collapse),
     Symptom(kind="blank_plateau", check=blank_plateau),
+    Symptom(kind="audio_too_short", check=audio_too_short, patience=0.5),
 )
+
+VALIDATION_SYMPTOMS = (Symptom(kind="overfitting", check=overfitting, severity="note", grace=0.0, patience=0.0),)
+"""Looked for after each validation."""
+
+DATA_KINDS = ("vocabulary_mismatch",)
+"""Found in the data before training, beside `audio_too_short`."""

@@ -61,7 +61,10 @@ class Task(Protocol):
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """All that a checkpoint holds; `model` is the one that `save_model` writes."""
+        """All that a checkpoint holds; `model` is the one that `save_model` writes.
+
+        Without a `model`, all that training goes on from is in the others, and `save_model` writes what it likes.
+        """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters to train: `params`, and optionally `lr_scale` and `weight_decay`."""

@@ -192,4 +192,4 @@ def test_senseless_settings_are_refused_by_name() -> None:
         from_dict(MonitorConfig, {"ignore": ["code_colapse"]})
     with pytest.raises(ConfigError, match="plateau_steps must be at least 1, but is 0"):
         from_dict(MonitorConfig, {"plateau_steps": 0})
-    assert len(KINDS) == len(set(KINDS)) == 11
+    assert len(KINDS) == len(set(KINDS)) == 16
