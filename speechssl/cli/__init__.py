@@ -35,7 +35,8 @@ COMMANDS = {
     "transcribe": Command("speechssl.cli.stages:transcribe", "write down what is said in recordings"),
     "lm": Command("speechssl.cli.lm:lm", "n-gram language models from texts, for the beam search"),
     "embed": Command("speechssl.cli.embed:embed", "embeddings of a manifest as a table that grows with it"),
-    "probe": Command("speechssl.cli.stages:probe", "linear classifiers on frozen representations, beside baselines"),
+    "probe": Command("speechssl.cli.probe:probe", "what a frozen encoder knows, layer by layer, beside baselines"),
+    "units": Command("speechssl.cli.units:units", "discrete units by k-means, and recordings as text of units"),
     "label-efficiency": Command(
         "speechssl.cli.label_efficiency:label_efficiency", "error rate against hours of labels, scratch and pre-trained"
     ),

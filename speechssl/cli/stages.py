@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from speechssl.cli.options import stage_config
-from speechssl.cli.output import Cell, clock, log_to_stderr, percent, percent_interval, progress_bar, say, table
+from speechssl.cli.output import clock, log_to_stderr, percent, percent_interval, progress_bar, say, table
+from speechssl.cli.probe import show_probe
 from speechssl.errors import SpeechSSLError
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ EXAMPLES = {
     "speechssl evaluate --hypotheses other_tool.ctm --manifest test.jsonl --output other/ --normalizer english",
     "transcribe": "speechssl transcribe runs/asr talk.flac interview.mp3\n"
     "speechssl transcribe runs/asr talk.flac --format srt",
-    "probe": "speechssl probe --manifest recordings.jsonl --label speaker\n"
-    "speechssl probe --manifest recordings.jsonl --label language --representations log_mel random runs/tiny",
     "report": "speechssl report runs/tiny",
 }
 
@@ -177,19 +176,6 @@ def transcribe(words: list[str]) -> int:
     return result.exit_code
 
 
-def probe(words: list[str]) -> int:
-    """Linear classifiers on frozen representations."""
-    from speechssl.probe import ProbeConfig, run
-
-    config = _config(
-        "probe", ProbeConfig, words, "Linear classifiers on frozen representations, beside hand-made features."
-    )
-    if config is None:
-        return 0
-    show_probe(run(config, progress=lambda line: logger.info("%s", line)).to_dict())
-    return 0
-
-
 def report(words: list[str]) -> int:
     """One HTML page about a run."""
     options = _config("report", ReportOptions, words, "One self-contained HTML page about a run.", ("run",))
@@ -199,20 +185,6 @@ def report(words: list[str]) -> int:
 
     say(f"written: {report_run(options.run, output=options.output)}")
     return 0
-
-
-def show_probe(result: Mapping[str, Any]) -> None:
-    """Print a probe's scores (`ProbeResult.to_dict()`)."""
-    rows: list[tuple[Cell, ...]] = [
-        (score["name"], percent(score["accuracy"]), percent_interval(score["interval"]), score["layer"] or "")
-        for score in result["scores"]
-    ]
-    rows.append(("most frequent", percent(result["majority"]), "", ""))
-    title = (
-        f"probe for {result['label']}: {result['num_classes']} classes, {result['num_train']} labels to train on,"
-        f" {result['num_test']} to test on, {result['num_seeds']} seeds"
-    )
-    table(title, ("frozen representation", "accuracy", f"{100 * result['confidence']:g} % interval", "layer"), rows)
 
 
 def _config(

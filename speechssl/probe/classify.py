@@ -30,11 +30,25 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerScore:
+    """Test value of one layer, whichever layer was chosen, with its interval."""
+
+    layer: str
+    value: float
+    interval: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"layer": self.layer, "value": self.value, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeScore:
     """Test accuracy of one representation; all rates are fractions.
 
     `accuracy` is the mean over seeds, `interval` a bootstrap over seeds and test utterances (or groups of them). Per
     seed there are `seed_accuracies` and what was chosen: `layers` (none for hand-made features) and `strengths`.
+    `layerwise` has the test accuracy of every layer; nothing was chosen by it.
     """
 
     name: str
@@ -44,6 +58,7 @@ class ProbeScore:
     layers: tuple[str, ...]
     strengths: tuple[float, ...]
     dimension: int
+    layerwise: tuple[LayerScore, ...] = ()
 
     @property
     def layer(self) -> str | None:
@@ -63,6 +78,7 @@ class ProbeScore:
             "layers": list(self.layers),
             "strengths": list(self.strengths),
             "dimension": self.dimension,
+            "layerwise": [score.to_dict() for score in self.layerwise],
         }
 
 
@@ -91,6 +107,20 @@ def choose(
 
     A tie goes to the lower layer and the stronger penalty. Groups are never on both sides of a fold.
     """
+    return best_choice(choose_each(vectors, labels, groups, seed=seed))
+
+
+def best_choice(choices: Sequence[Choice]) -> Choice:
+    """The choice of the best layer; the last where none could be cross-validated."""
+    best = choices[0]
+    for choice in choices[1:]:
+        if choice.accuracy is None or best.accuracy is None or choice.accuracy > best.accuracy + 1e-9:
+            best = choice
+    return best
+
+
+def choose_each(vectors: NDArray[np.float32], labels: Labels, groups: Labels | None, *, seed: int) -> list[Choice]:
+    """For each layer of training vectors `[N, L, D]`, the strength with the best cross-validated accuracy."""
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 
     counts = [
@@ -98,17 +128,16 @@ def choose(
     ]
     folds = min(MAX_FOLDS, int(min(counts)))
     if folds < 2:
-        return Choice(layer=vectors.shape[1] - 1, strength=DEFAULT_STRENGTH, accuracy=None)
+        return [Choice(layer=n, strength=DEFAULT_STRENGTH, accuracy=None) for n in range(vectors.shape[1])]
     splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
-    best = Choice(layer=0, strength=STRENGTHS[0], accuracy=-1.0)
+    choices = []
     for layer in range(vectors.shape[1]):
-        search = GridSearchCV(_classifier(), {"logisticregression__C": list(STRENGTHS)}, cv=splitter, refit=False)
-        with _quiet():
+        search = GridSearchCV(classifier(), {"logisticregression__C": list(STRENGTHS)}, cv=splitter, refit=False)
+        with quiet():
             search.fit(vectors[:, layer], labels, groups=groups)
-        if best.accuracy is None or search.best_score_ > best.accuracy + 1e-9:
-            strength = float(search.best_params_["logisticregression__C"])
-            best = Choice(layer=layer, strength=strength, accuracy=float(search.best_score_))
-    return best
+        strength = float(search.best_params_["logisticregression__C"])
+        choices.append(Choice(layer=layer, strength=strength, accuracy=float(search.best_score_)))
+    return choices
 
 
 def count_hits(
@@ -120,8 +149,8 @@ def count_hits(
     strength: float,
 ) -> NDArray[np.float64]:
     """1.0 for every test vector that a classifier of the training vectors labels rightly, else 0.0: `[N]`."""
-    model = _classifier().set_params(logisticregression__C=strength)
-    with _quiet():
+    model = classifier().set_params(logisticregression__C=strength)
+    with quiet():
         model.fit(train, train_labels)
     return np.asarray(model.predict(test) == test_labels, dtype=np.float64)
 
@@ -174,7 +203,8 @@ def draw_balanced(labels: Labels, size: int, random: np.random.Generator) -> NDA
     return np.sort(np.array(chosen, dtype=np.int64))
 
 
-def _classifier() -> Any:
+def classifier() -> Any:
+    """Standardisation and logistic regression, untrained."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -183,7 +213,7 @@ def _classifier() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Separable training vectors never converge under a weak penalty; cross-validation settles what that is worth."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*failed to converge.*")

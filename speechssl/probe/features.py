@@ -3,7 +3,7 @@
 Shapes: B utterances, S samples, T frames, D model dim.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -13,24 +13,16 @@ from torch import Tensor
 
 from speechssl.data import iterate_once
 from speechssl.encoder import SpeechEncoder, mean_over_time, select_layer
-from speechssl.errors import AudioError
+from speechssl.frames import CONTEXT, FEATURE_RATE, FeatureName, Layer, OnError, features
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
-from speechssl.types import Utterance
 
-FeatureName = Literal["log_mel", "mfcc"]
 Pooling = Literal["mean", "segments"]
 
 BASELINES = ("log_mel", "mfcc", "random")
-CONTEXT = "context"  # the encoder's output, beside its numbered layers
 NUM_SEGMENTS = 3
-NUM_MELS = 80
-NUM_COEFFICIENTS = 13
-FEATURE_RATE = 16_000
 
-Layer = int | Literal["context"]
 LayerVectors = dict[str, NDArray[np.float32]]  # utterance id -> [layers, D]
-OnError = Callable[[Utterance, AudioError], None]
 
 
 def feature_vectors(
@@ -40,7 +32,7 @@ def feature_vectors(
     vectors: LayerVectors = {}
     for batch in iterate_once(manifest, batch_seconds=batch_seconds, sample_rate=FEATURE_RATE, on_error=on_error):
         for row, (utterance_id, count) in enumerate(zip(batch.utterance_ids, batch.num_samples.tolist(), strict=True)):
-            frames = _features(batch.waveform[row, :count].numpy(), name)
+            frames = features(batch.waveform[row, :count].numpy(), name)
             vectors[utterance_id] = pool_frames(frames, pool)[None]
     return vectors
 
@@ -100,23 +92,3 @@ def _pool_batch(frames: Tensor, num_frames: Tensor, pool: Pooling) -> Tensor:
         for row, count in zip(frames, num_frames.tolist(), strict=True)
     ]
     return torch.stack(rows)
-
-
-def _features(waveform: NDArray[np.float32], name: FeatureName) -> NDArray[np.float32]:
-    """Waveform `[S]` at 16 kHz -> features `[T, D]`, 100 frames a second."""
-    import librosa
-
-    power = librosa.feature.melspectrogram(
-        y=np.pad(waveform, (0, max(0, 512 - len(waveform)))),
-        sr=FEATURE_RATE,
-        n_fft=512,
-        win_length=400,
-        hop_length=160,
-        n_mels=NUM_MELS,
-    )
-    log_mel = librosa.power_to_db(power, amin=1e-8, top_db=80.0)
-    if name == "log_mel":
-        return np.asarray(log_mel.T, dtype=np.float32)
-    cepstrum = librosa.feature.mfcc(S=log_mel, sr=FEATURE_RATE, n_mfcc=NUM_COEFFICIENTS)
-    changes = [librosa.feature.delta(cepstrum, order=order, mode="nearest") for order in (1, 2)]
-    return np.asarray(np.concatenate([cepstrum, *changes]).T, dtype=np.float32)

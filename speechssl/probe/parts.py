@@ -40,15 +40,16 @@ def split(manifest: Manifest, config: ProbeConfig) -> tuple[Manifest, Manifest]:
     Raises:
         ConfigError: no such column, or too few groups or labels to divide.
     """
-    from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
     part = labelled_part(manifest, config)
-    kind = StratifiedShuffleSplit if part.groups is None else GroupShuffleSplit
+    kind = StratifiedShuffleSplit if config.is_stratified else ShuffleSplit
+    kind = kind if part.groups is None else GroupShuffleSplit
     divider = kind(n_splits=1, test_size=config.test_fraction, random_state=config.seed)
     try:
         train, test = next(divider.split(part.ids, part.labels, part.groups))
     except ValueError as error:
-        what = f"values of {config.group!r}" if config.group else f"values of {config.label!r}"
+        what = f"values of {(config.kept_apart or config.label)!r}"
         raise ConfigError(
             f"{len(part.ids)} utterances with {what} cannot be divided ({error}); give a"
             " test_manifest, or leave out rare values"
@@ -60,7 +61,7 @@ def split(manifest: Manifest, config: ProbeConfig) -> tuple[Manifest, Manifest]:
 def labelled_part(manifest: Manifest, config: ProbeConfig) -> Part:
     """The rows that have a label (and a group, where one is asked for)."""
     labels = strings(manifest, config.label)
-    groups = None if config.group is None else strings(manifest, config.group)
+    groups = None if config.kept_apart is None else strings(manifest, config.kept_apart)
     known = labels != "" if groups is None else (labels != "") & (groups != "")
     return Part(ids=strings(manifest, "id"), labels=labels, groups=groups).select(known)
 
@@ -105,8 +106,8 @@ def check_parts(train: Part, test: Part, config: ProbeConfig) -> None:
         shared = sorted(set(train.groups) & set(test.groups))
         if shared:
             raise ConfigError(
-                f"{len(shared)} values of {config.group!r} are in the training and in the test part, such as"
-                f" {shared[0]!r}; divide by {config.group}, or leave group out"
+                f"{len(shared)} values of {config.kept_apart!r} are in the training and in the test part, such as"
+                f" {shared[0]!r}; divide by {config.kept_apart}{'' if config.group is None else ', or leave group out'}"
             )
     classes = set(train.labels)
     if len(classes) < 2:

@@ -5,24 +5,28 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.encoder import SpeechEncoder, resolve_device
 from speechssl.errors import AudioError, ConfigError
+from speechssl.frames import CONTEXT, Layer, check_layer
 from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest
 from speechssl.probe.classify import (
     Choice,
     Difference,
+    LayerScore,
     ProbeScore,
+    best_choice,
     bootstrap_accuracies,
-    choose,
+    choose_each,
     count_hits,
     interval,
 )
-from speechssl.probe.features import BASELINES, CONTEXT, Layer, LayerVectors, encoder_vectors, feature_vectors
+from speechssl.probe.features import BASELINES, LayerVectors, encoder_vectors, feature_vectors
 from speechssl.probe.parts import Part, check_left, check_parts, draw_training, labelled_part, majority, split, strings
 from speechssl.probe.settings import ProbeConfig, ProbeResult
 from speechssl.types import Utterance
@@ -57,6 +61,20 @@ def run(config: ProbeConfig, *, progress: Progress | None = None) -> ProbeResult
         train, test = manifest, Manifest.load(config.test_manifest)
     else:
         train, test = split(manifest, config)
+    baselines, encoders = open_representations(config)
+    result = probe(train, test, encoders, config=config, baselines=baselines, progress=progress)
+    if config.output is not None:
+        write_result(config.output, result.to_dict())
+    return result
+
+
+def open_representations(config: ProbeConfig) -> tuple[list[str], dict[str, SpeechEncoder]]:
+    """The baselines that are named, and the encoders by name.
+
+    Raises:
+        ConfigError: a name is given twice.
+        CheckpointError: a checkpoint cannot be read.
+    """
     encoders: dict[str, SpeechEncoder] = {}
     for word in config.representations:
         name, equals, source = word.partition("=")
@@ -66,14 +84,15 @@ def run(config: ProbeConfig, *, progress: Progress | None = None) -> ProbeResult
             raise ConfigError(f"two representations are called {name!r}; name them apart as NAME=CHECKPOINT")
         if word not in BASELINES:
             encoders[name] = load_encoder(source, device=resolve_device(config.device))
-    baselines = [name for name in config.representations if name in BASELINES]
-    result = probe(train, test, encoders, config=config, baselines=baselines, progress=progress)
-    if config.output is not None:
-        config.output.mkdir(parents=True, exist_ok=True)
-        temporary = config.output / f".{RESULT_NAME}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, config.output / RESULT_NAME)
-    return result
+    return [name for name in config.representations if name in BASELINES], encoders
+
+
+def write_result(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write `probe.json`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{RESULT_NAME}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / RESULT_NAME)
 
 
 def probe(
@@ -104,7 +123,7 @@ def probe(
         AudioError: too few recordings can be used.
     """
     tell = progress or (lambda line: None)
-    _check_names(baselines, encoders)
+    check_names(baselines, encoders)
     train_part, test_part = labelled_part(train, config), labelled_part(test, config)
     unlabelled = len(train) + len(test) - len(train_part.ids) - len(test_part.ids)
     check_parts(train_part, test_part, config)
@@ -119,18 +138,18 @@ def probe(
     draws = [draw.without(list(failures)) for draw in draws]
     test_part = test_part.without(list(failures))
     check_left(draws, test_part, config, failures)
-    hits: dict[str, NDArray[np.float64]] = {}
-    choices: dict[str, list[Choice]] = {}
+    counted: dict[str, _Counted] = {}
     for name, representation in found.items():
         tell(f"{name}: classifiers")
-        hits[name], choices[name] = _classify(representation, draws, test_part, config)
+        counted[name] = _classify(representation, draws, test_part, config)
+    hits = {name: found_hits.hits for name, found_hits in counted.items()}
     rates, unit = bootstrap_accuracies(
         list(hits.values()), test_part.groups, num_bootstrap=config.num_bootstrap, seed=config.seed
     )
     replicates = dict(zip(hits, rates, strict=True))
     return ProbeResult(
         label=config.label,
-        scores=tuple(_score(name, hits[name], replicates[name], choices[name], found[name], config) for name in found),
+        scores=tuple(_score(name, counted[name], replicates[name], found[name], test_part, config) for name in found),
         differences=tuple(_differences(hits, replicates, baselines, config.confidence)),
         num_train=len(draws[0].ids),
         num_test=len(test_part.ids),
@@ -196,17 +215,26 @@ def _finite(vectors: LayerVectors, failures: dict[str, str]) -> LayerVectors:
 def _layers(name: str, encoder: SpeechEncoder, config: ProbeConfig) -> list[Layer]:
     if config.layer is None:
         return [*range(encoder.config.num_layers + 1), CONTEXT]
-    if config.layer != CONTEXT and not 0 <= int(config.layer) <= encoder.config.num_layers:
-        raise ConfigError(
-            f"layer must be between 0 and {encoder.config.num_layers} for {name}, or {CONTEXT}, but is {config.layer}"
-        )
-    return [config.layer]
+    return [check_layer(config.layer, encoder, name)]
 
 
-def _classify(
-    representation: Representation, draws: Sequence[Part], test: Part, config: ProbeConfig
-) -> tuple[NDArray[np.float64], list[Choice]]:
-    """Hits `[R, N]` on the test part, and what was chosen for each seed inside its training utterances."""
+@dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """`every` hits `[R, L, N]` on the test part (L = 1 where only the chosen layer is counted), and the choices."""
+
+    every: NDArray[np.float64]
+    choices: Sequence[Choice]
+
+    @property
+    def hits(self) -> NDArray[np.float64]:
+        """Hits `[R, N]` of the layers that were chosen."""
+        if self.every.shape[1] == 1:
+            return self.every[:, 0]
+        return np.stack([hits[choice.layer] for hits, choice in zip(self.every, self.choices, strict=True)])
+
+
+def _classify(representation: Representation, draws: Sequence[Part], test: Part, config: ProbeConfig) -> _Counted:
+    """Hits on the test part, and what was chosen for each seed inside its training utterances."""
     rows: list[NDArray[np.float64]] = []
     choices: list[Choice] = []
     same = config.num_train is None and len(representation.vectors) == 1  # then seeds would only repeat the work
@@ -215,29 +243,44 @@ def _classify(
             rows.append(rows[0])
             choices.append(choices[0])
             continue
-        vectors = representation.stack(draw, seed)
-        chosen = choose(vectors, draw.labels, draw.groups, seed=config.seed + seed)
+        train_vectors, test_vectors = representation.stack(draw, seed), representation.stack(test, seed)
+        found = choose_each(train_vectors, draw.labels, draw.groups, seed=config.seed + seed)
+        choices.append(best_choice(found))
+        counted = found if config.layerwise else [choices[-1]]
         rows.append(
-            count_hits(
-                vectors[:, chosen.layer],
-                draw.labels,
-                representation.stack(test, seed)[:, chosen.layer],
-                test.labels,
-                strength=chosen.strength,
+            np.stack(
+                [
+                    count_hits(
+                        train_vectors[:, choice.layer],
+                        draw.labels,
+                        test_vectors[:, choice.layer],
+                        test.labels,
+                        strength=choice.strength,
+                    )
+                    for choice in counted
+                ]
             )
         )
-        choices.append(chosen)
-    return np.stack(rows), choices
+    return _Counted(every=np.stack(rows), choices=choices)
 
 
 def _score(
     name: str,
-    hits: NDArray[np.float64],
+    counted: _Counted,
     replicates: NDArray[np.float64],
-    choices: Sequence[Choice],
     representation: Representation,
+    test: Part,
     config: ProbeConfig,
 ) -> ProbeScore:
+    hits, choices = counted.hits, counted.choices
+    layerwise: list[LayerScore] = []
+    if config.layerwise and len(representation.layers) > 1:
+        every = [counted.every[:, layer] for layer in range(counted.every.shape[1])]
+        rates, _ = bootstrap_accuracies(every, test.groups, num_bootstrap=config.num_bootstrap, seed=config.seed)
+        layerwise = [
+            LayerScore(layer=layer, value=float(one.mean()), interval=interval(rate, config.confidence))
+            for layer, one, rate in zip(representation.layers, every, rates, strict=True)
+        ]
     return ProbeScore(
         name=name,
         accuracy=float(hits.mean()),
@@ -246,6 +289,7 @@ def _score(
         layers=tuple(representation.layers[choice.layer] for choice in choices) if representation.layers else (),
         strengths=tuple(choice.strength for choice in choices),
         dimension=int(next(iter(representation.vectors[0].values())).shape[1]),
+        layerwise=tuple(layerwise),
     )
 
 
@@ -268,7 +312,8 @@ def _differences(
     ]
 
 
-def _check_names(baselines: Sequence[str], encoders: Mapping[str, SpeechEncoder]) -> None:
+def check_names(baselines: Sequence[str], encoders: Mapping[str, SpeechEncoder]) -> None:
+    """Refuse unknown baselines, encoders with a baseline's name, and a random baseline without an architecture."""
     unknown = [name for name in baselines if name not in BASELINES]
     if unknown:
         raise ConfigError(f"no baseline is called {unknown[0]!r}; there are {', '.join(BASELINES)}")

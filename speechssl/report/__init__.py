@@ -6,7 +6,7 @@ from speechssl.report.curves import curves_section, read_metrics
 from speechssl.report.data import data_section
 from speechssl.report.embeddings import embeddings_section
 from speechssl.report.page import Highlight, Section, details, key_values, note, paragraph, section, table, write_report
-from speechssl.report.probes import probe_section
+from speechssl.report.probes import layers_section, probe_section
 from speechssl.report.spectrogram import spectrogram_section
 from speechssl.report.word_errors import wer_section
 
@@ -20,6 +20,7 @@ __all__ = [
     "details",
     "embeddings_section",
     "key_values",
+    "layers_section",
     "note",
     "paragraph",
     "probe_section",

@@ -14,10 +14,12 @@ FLOORS = {
     "audio": 1, "text": 1, "config": 1, "nn": 1, "model_directory": 1, "timing": 1, "jobs": 1,
     "extraction": 1.5,  # what is taken of an encoder, which uses it in turn
     "manifest": 2, "encoder": 2, "ctc": 2, "scoring": 2,
+    "alignments": 2,
     "data": 3, "objectives": 3, "training": 3, "asr": 3, "evaluation": 3,
-    "interop": 3.5, "tuning": 3.5,  # between the models and the stages that load them
+    "interop": 3.5, "tuning": 3.5, "frames": 3.5,  # between the models and the stages that load them
     "language_model": 4,
     "pretrain": 4, "finetune": 4, "evaluate": 4, "transcribe": 4, "embed": 4, "sklearn": 4, "probe": 4, "report": 4,
+    "units": 4,
     "compare": 4, "plan": 4.5,  # plan builds what the stages would train
     "run_report": 5,  # runs stages for its page
     "label_efficiency": 5,  # fine-tunes and evaluates many times
