@@ -36,7 +36,9 @@ COMMANDS = {
     "lm": Command("speechssl.cli.lm:lm", "n-gram language models from texts, for the beam search"),
     "embed": Command("speechssl.cli.embed:embed", "embeddings of a manifest as a table that grows with it"),
     "probe": Command("speechssl.cli.probe:probe", "what a frozen encoder knows, layer by layer, beside baselines"),
+    "search": Command("speechssl.cli.search:search", "find by example: where something is said, what is alike"),
     "units": Command("speechssl.cli.units:units", "discrete units by k-means, and recordings as text of units"),
+    "map": Command("speechssl.cli.map:embedding_map", "a picture of embeddings to point at and listen to"),
     "label-efficiency": Command(
         "speechssl.cli.label_efficiency:label_efficiency", "error rate against hours of labels, scratch and pre-trained"
     ),

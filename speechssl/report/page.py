@@ -167,7 +167,7 @@ def render_report(
 </main>
 </div>
 <footer>Made by speechssl. This page is complete in itself: it loads nothing and {
-        "runs only the script within that sorts it." if script else "runs no script."
+        "runs only the script within." if script else "runs no script."
     }</footer>
 </div>
 {f"<script>{script}</script>" if script else ""}</body>

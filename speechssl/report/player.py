@@ -20,6 +20,12 @@ def player(waveform: Waveform, *, sample_rate: int, label: str, max_seconds: flo
     Nothing is played before the reader asks for it. `label` tells in words what it is. What is louder than full scale
     is made softer as a whole; where the library cannot write MP3, it is WAV at 8 kHz.
     """
+    uri = sound_uri(waveform, sample_rate=sample_rate)
+    return Markup(f'<audio controls preload="none" aria-label="{escape(label)}" src="{uri}"></audio>')
+
+
+def sound_uri(waveform: Waveform, *, sample_rate: int, max_seconds: float = MAX_SECONDS) -> str:
+    """The beginning of a waveform f32 `[S]` as a data URI; see `player`."""
     import soundfile
 
     heard = resample(waveform[: round(max_seconds * sample_rate)], from_rate=sample_rate, to_rate=SAMPLE_RATE)
@@ -33,7 +39,4 @@ def player(waveform: Waveform, *, sample_rate: int, label: str, max_seconds: flo
     else:
         soundfile.write(buffer, resample(heard, from_rate=SAMPLE_RATE, to_rate=8_000), 8_000, format="WAV")
         kind = "audio/wav"
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup(
-        f'<audio controls preload="none" aria-label="{escape(label)}" src="data:{kind};base64,{data}"></audio>'
-    )
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
