@@ -11,6 +11,7 @@ was made (`step_megabytes`: weights, gradients, optimizer state, activations).
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -30,30 +31,37 @@ Step = Callable[[int], dict[str, float]]
 
 TRAINING: dict[str, tuple[str, list[float], int]] = {
     # name: size, seconds of the clips in the batch, measured steps
-    "pretrain tiny": ("tiny", [10.0] * 4, 2),
-    "pretrain base": ("base", [5.0] * 2, 2),
-    "ctc base": ("base", [5.0, 4.2, 3.1], 2),
+    "pretrain tiny": ("tiny", [10.0] * 4, 1),
+    "pretrain base": ("base", [5.0] * 2, 1),
+    "ctc base": ("base", [5.0, 4.2, 3.1], 1),
 }
 EMBEDDING: dict[str, tuple[str, list[list[float]]]] = {
     # name: size, the batches, each the seconds of its clips
-    "embed 1": ("base", [[6.0]] * 2),
-    "embed 1, changing": ("base", [[1.3], [4.7], [2.9], [3.6]]),
-    "embed 8": ("base", [[2.0] * 8]),
+    "embed 1": ("base", [[6.0]]),
+    "embed 1, changing": ("base", [[1.3], [4.7], [2.9]]),
+    "embed 8": ("base", [[1.5] * 8]),
     "embed 8, ragged": ("base", [[3.0, 2.6, 2.2, 2.0, 1.7, 1.5, 1.2, 1.0]]),
-    "embed 8, changing": ("base", [[2.0 - n / 8 - k / 10 for n in range(8)] for k in range(2)]),
+    "embed 8, changing": ("base", [[1.2 - n / 20 - k / 5 for n in range(8)] for k in range(2)]),
 }
 """Equal lengths come without a mask, ragged ones with one on all sides."""
 
 
 def cases() -> list[dict]:
-    """Training, embedding, then files to vectors; bf16 last."""
+    """Training, embedding, then files to vectors.
+
+    transformers is fastest there with batches of one: of 8 clips in the files' order it took three times as long, of 8
+    sorted by length a sixth longer (`run` takes these, too, as "transformers, batch 8" with or without " sorted").
+    """
     listed = [{"work": work, "implementation": name} for work in TRAINING for name in PRETRAINERS]
     listed += [{"work": work, "implementation": name} for work in EMBEDDING for name in EMBEDDERS]
-    files = ["speechssl", "transformers, batch 1", "transformers, batch 8", "transformers, batch 8 sorted"]
-    listed += [{"work": "files tiny", "implementation": name} for name in files]
-    low = ["pretrain tiny", "pretrain base", "embed 8"]
-    listed += [{"work": work, "implementation": name, "precision": "bf16"} for work in low for name in PRETRAINERS]
-    return listed
+    files = ["speechssl", "transformers, batch 1"]
+    return listed + [{"work": "files tiny", "implementation": name} for name in files]
+
+
+def low_precision_cases() -> list[dict]:
+    """Under autocast to bf16, all sides."""
+    works = ["pretrain tiny", "embed 8"]
+    return [{"work": work, "implementation": name, "precision": "bf16"} for work in works for name in PRETRAINERS]
 
 
 def together(case: dict) -> object:
@@ -407,8 +415,8 @@ def by_work(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, dict
 
 def check_equal_work(name: str, sides: dict[str, dict[str, Any]]) -> None:
     """Refuse figures whose sides did not do the same: parameters, masked frames, and the results where comparable."""
-    tolerances = {"parameters": 0.02, "masked_frames": 0.05}
-    if "bf16" not in name and "ragged" not in name and "8, changing" not in name:
+    tolerances = {"parameters": 0.02, "masked_frames": 0.1}
+    if not any(word in name for word in ("bf16", "ragged", "8, changing", "files")):  # there the peers see padding
         tolerances["magnitude"] = 1e-3
     for key, tolerance in tolerances.items():
         values = {side: summary[key]["median"] for side, summary in sides.items() if key in summary}
@@ -439,14 +447,16 @@ def derive(entries: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    low = "--bf16" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--bf16"]
     main(
-        "compare",
-        cases,
+        "compare_bf16" if low else "compare",
+        low_precision_cases if low else cases,
         run,
-        title="Training and embedding on the CPU",
+        title=f"Training and embedding on the CPU{', bf16' if low else ''}",
         columns=["cpu_seconds", "wall_seconds", "step_megabytes", "audio_seconds_per_cpu_second"],
         notes=" ".join((__doc__ or "").split("\n\n")[1].split()),
-        rounds=3,
+        rounds=2,
         timeout=600,
         together=together,
         derive=derive,
