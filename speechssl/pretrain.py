@@ -26,6 +26,7 @@ from speechssl.manifest import Manifest, require_valid
 from speechssl.objectives import BUILDERS, ContrastiveConfig
 from speechssl.training.dry_run import StepCost, try_batches
 from speechssl.training.loop import train
+from speechssl.training.profiling import Profiler
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingConfig, TrainingResult
 from speechssl.types import AudioBatch, ObjectiveOutput
@@ -252,8 +253,8 @@ def build_models(config: PretrainConfig) -> tuple[SpeechEncoder, nn.Module]:
     return encoder, objective
 
 
-def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
-    """Pre-train, continuing an interrupted run of the same configuration.
+def run(config: PretrainConfig, *, resume: bool = True, profiler: Profiler | None = None) -> PretrainResult:
+    """Pre-train, continuing an interrupted run of the same configuration; `profiler` is told of every update.
 
     Raises:
         ConfigError, ManifestError: the input is wrong; nothing was started.
@@ -268,6 +269,7 @@ def run(config: PretrainConfig, *, resume: bool = True) -> PretrainResult:
         fingerprint=fingerprint(manifest, valid),
         description="pre-training",
         resume=resume,
+        profiler=profiler,
     )
     return PretrainResult(
         run_directory=Path(config.run_directory),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from speechssl.cli.options import stage_config
 from speechssl.cli.output import clock, log_to_stderr, percent, percent_interval, progress_bar, say, table
 from speechssl.cli.probe import show_probe
+from speechssl.cli.profile import show_profile
 from speechssl.errors import SpeechSSLError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 NO_REPORT = "--no_report"
 DRY_RUN = "--dry_run"
+PROFILE = "--profile"
 
 EXAMPLES = {
     "quickstart": "speechssl quickstart\n"
@@ -71,19 +73,24 @@ def quickstart(words: list[str]) -> int:
 def pretrain(words: list[str]) -> int:
     """Train an encoder on unlabelled audio."""
     from speechssl.pretrain import PretrainConfig, dry_run, run
+    from speechssl.training.profiling import Profiler
 
     words, with_report = _take_flag(words, NO_REPORT)
     words, trains = _take_flag(words, DRY_RUN)
+    words, is_plain = _take_flag(words, PROFILE)
     summary = (
         f"Train an encoder on unlabelled audio; resumes by itself. Ends with report.html, without it by {NO_REPORT}."
         f" {DRY_RUN} checks data, memory and every path without training."
+        f" {PROFILE} shows where updates go."
     )
     config = _config("pretrain", PretrainConfig, words, summary)
     if config is None:
         return 0
     if not trains:
         return _show_dry_run(dry_run(config), config.training)
-    result = run(config)
+    profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
+    result = run(config, profiler=profiler)
+    show_profile(profiler)
     _show_training("pre-training", result.run_directory, result.training, len(result.left_out))
     return _finish_training(result.run_directory, result.training, with_report=with_report)
 
@@ -91,19 +98,24 @@ def pretrain(words: list[str]) -> int:
 def finetune(words: list[str]) -> int:
     """Train a recogniser on transcribed audio."""
     from speechssl.finetune import FinetuneConfig, dry_run, run
+    from speechssl.training.profiling import Profiler
 
     words, with_report = _take_flag(words, NO_REPORT)
     words, trains = _take_flag(words, DRY_RUN)
+    words, is_plain = _take_flag(words, PROFILE)
     summary = (
         "Train a recogniser with CTC on transcribed audio; resumes by itself. Ends with report.html, without it by"
         f" {NO_REPORT}. {DRY_RUN} checks data, memory and every path without training."
+        f" {PROFILE} shows where updates go."
     )
     config = _config("finetune", FinetuneConfig, words, summary)
     if config is None:
         return 0
     if not trains:
         return _show_dry_run(dry_run(config), config.training)
-    result = run(config)
+    profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
+    result = run(config, profiler=profiler)
+    show_profile(profiler)
     _show_training("fine-tuning", result.directory, result.training, len(result.left_out))
     return _finish_training(result.directory, result.training, with_report=with_report)
 

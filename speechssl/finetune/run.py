@@ -24,6 +24,7 @@ from speechssl.manifest import Manifest, require_valid
 from speechssl.text import Vocabulary, describe_characters
 from speechssl.training.dry_run import StepCost, try_batches
 from speechssl.training.loop import train
+from speechssl.training.profiling import Profiler
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingResult
 
@@ -67,8 +68,10 @@ class FinetuneResult:
     num_infeasible: int = 0
 
 
-def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
+def run(config: FinetuneConfig, *, resume: bool = True, profiler: Profiler | None = None) -> FinetuneResult:
     """Fine-tune as configured, continuing an interrupted run of the same configuration.
+
+    `profiler` is told of every update.
 
     Raises:
         ConfigError, ManifestError, CheckpointError: something that was given cannot be used.
@@ -89,6 +92,7 @@ def run(config: FinetuneConfig, *, resume: bool = True) -> FinetuneResult:
         fingerprint=f"{train_data.manifest.fingerprint()} {valid_data.manifest.fingerprint()}",
         description="training from scratch" if config.pretrained is None else "fine-tuning",
         resume=resume,
+        profiler=profiler,
     )
     cost = task.weights.cost(with_peak=True)
     cost.save(config.run_directory)

@@ -20,6 +20,7 @@ from speechssl.training.checkpoint import CheckpointStore
 from speechssl.training.clock import Clock
 from speechssl.training.monitor import Diagnosis, Monitor
 from speechssl.training.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from speechssl.training.profiling import Profiler
 from speechssl.training.progress import make_progress
 from speechssl.training.randomness import seeded
 from speechssl.training.records import MetricsLog
@@ -45,6 +46,7 @@ def train(
     description: str,
     diagnoses: Sequence[Diagnosis] = (),
     resume: bool = True,
+    profiler: Profiler | None = None,
 ) -> TrainingResult:
     """Train `task` up to `config.max_steps` updates, on the device where its modules are.
 
@@ -58,6 +60,7 @@ def train(
         description: a few words for the progress display.
         diagnoses: what is wrong before the first update, with the data for instance; reported as the monitor's own.
         resume: continue a run found in `run_directory`; False refuses to touch one.
+        profiler: told of every update, to show where some of them go.
 
     Raises:
         ConfigError: the directory holds a run with another configuration or other data.
@@ -73,7 +76,7 @@ def train(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     try:
-        run = _Run(task, config, store, fingerprint=fingerprint, diagnoses=diagnoses)
+        run = _Run(task, config, store, fingerprint=fingerprint, diagnoses=diagnoses, profiler=profiler)
         if found is not None:
             run.restore(*found)
         with seeded(run.device, config.seed):  # whatever is drawn outside a step leaves the caller's generators alone
@@ -93,6 +96,7 @@ class _Run:
         *,
         fingerprint: str,
         diagnoses: Sequence[Diagnosis],
+        profiler: Profiler | None = None,
     ) -> None:
         self.task = task
         self.known = diagnoses
@@ -105,7 +109,10 @@ class _Run:
         self.monitor = Monitor(config.monitor)
         self.pending = PendingMetrics()
         self.clock = Clock()
-        self.updater = Updater(task, config, self.optimizer, device=self.device, clock=self.clock)
+        self.profiler = profiler
+        self.updater = Updater(
+            task, config, self.optimizer, device=self.device, clock=self.clock, profiler=profiler
+        )  # fmt: skip
         self.saved_step: int | None = None
 
     def restore(self, step: int, values: Mapping[str, Any]) -> None:
@@ -133,6 +140,8 @@ class _Run:
             logger.info("%s: resuming after step %d of %d", description, state.step, config.max_steps)
         self.log = MetricsLog(run_directory, step=state.step, tensorboard=config.tensorboard)
         self.progress = make_progress(description, step=state.step, max_steps=config.max_steps)
+        if self.profiler is not None:
+            self.profiler.start(self.task.modules, run_directory, self.device)
         self.updater.start(state.step)
         self.clock.start(step=state.step)
         try:
@@ -141,6 +150,8 @@ class _Run:
                 reason = self._steps(signals)
             return self._result(reason, signals.received)
         finally:
+            if self.profiler is not None:
+                self.profiler.close()
             self.progress.close()
             self.log.close()
             self.updater.close()
@@ -157,6 +168,8 @@ class _Run:
             values = self.updater.update(self.state.step, [batch for batch, _ in batches])
             self.state.audio_seconds += sum(seconds for _, seconds in batches)
             self.state.step += 1
+            if self.profiler is not None:
+                self.profiler.step()
             self.pending.append(self.state.step, values)
             self.progress.advance(self.state.step)
             self._after_update()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechssl.training.clock import Clock
 from speechssl.training.optim import apply_update, learning_rate, set_learning_rate
+from speechssl.training.profiling import DATA_WAIT, HEAD, OPTIMIZER, Profiler
 from speechssl.training.randomness import seeded
 from speechssl.training.task import Task, TrainingConfig
 
@@ -18,13 +19,15 @@ class Updater:
     """Makes updates of one task; `batches` is its stream of micro-batches."""
 
     def __init__(
-        self, task: Task, config: TrainingConfig, optimizer: torch.optim.AdamW, *, device: torch.device, clock: Clock
-    ) -> None:
+        self, task: Task, config: TrainingConfig, optimizer: torch.optim.AdamW, *, device: torch.device, clock: Clock,
+        profiler: Profiler | None = None,
+    ) -> None:  # fmt: skip
         self.task = task
         self.config = config
         self.optimizer = optimizer
         self.device = device
         self.clock = clock
+        self.profiler = profiler
         self.batches: Iterator[Any] = iter(())
 
     def start(self, step: int) -> None:
@@ -36,7 +39,8 @@ class Updater:
         fetched = []
         for _ in range(self.config.accumulation_steps):
             started = time.perf_counter()
-            batch = next(self.batches)
+            with self._scope(DATA_WAIT):
+                batch = next(self.batches)
             self.clock.waited(time.perf_counter() - started)
             seconds = self.task.batch_seconds(batch)
             self.clock.heard(seconds)
@@ -51,12 +55,13 @@ class Updater:
         set_learning_rate(self.optimizer, learning_rate(self.config.optim, step, self.config.max_steps))
         self.optimizer.zero_grad(set_to_none=True)  # a frozen parameter must have no gradient, not one of zeros
         metrics, loss, num_targets = self._accumulate(step, batches)
-        norm, skipped = apply_update(
-            self.optimizer,
-            loss=loss,
-            num_targets=num_targets if len(batches) > 1 else None,
-            clip_norm=self.config.clip_norm,
-        )
+        with self._scope(OPTIMIZER):
+            norm, skipped = apply_update(
+                self.optimizer,
+                loss=loss,
+                num_targets=num_targets if len(batches) > 1 else None,
+                clip_norm=self.config.clip_norm,
+            )
         self.task.after_update(step)
         return {"loss": loss, **metrics, "num_targets": num_targets, "gradient_norm": norm, "skipped": skipped}
 
@@ -65,7 +70,8 @@ class Updater:
         outputs = []
         for index, batch in enumerate(batches):
             with seeded(self.device, self.config.seed, step, index) as generator, self.autocast():
-                output = self.task.loss(batch, step=step, generator=generator)
+                with self._scope(HEAD):
+                    output = self.task.loss(batch, step=step, generator=generator)
             loss = output.loss if len(batches) == 1 else output.loss * output.num_targets
             loss.backward()  # type: ignore[no-untyped-call]
             scalars = {"loss": output.loss.detach().float(), **output.metrics}
@@ -76,6 +82,9 @@ class Updater:
             num_targets = torch.stack([count for _, count in outputs]).sum()
             metrics = _weighted_means(outputs)
         return metrics, metrics.pop("loss"), num_targets
+
+    def _scope(self, part: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self.profiler is None else self.profiler.scope(part)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The configured precision."""
