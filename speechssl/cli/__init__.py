@@ -29,6 +29,7 @@ COMMANDS = {
     "quickstart": Command("speechssl.cli.stages:quickstart", "the whole pipeline on real speech, ends with a report"),
     "manifest": Command("speechssl.cli.manifests:manifest", "build, check, describe, split and convert lists of audio"),
     "pretrain": Command("speechssl.cli.stages:pretrain", "train an encoder on unlabelled audio"),
+    "plan": Command("speechssl.cli.plan:plan", "parameters, memory, largest batch and hours of a training to come"),
     "finetune": Command("speechssl.cli.stages:finetune", "train a speech recogniser on transcribed audio"),
     "evaluate": Command("speechssl.cli.stages:evaluate", "word and character error rates of a recogniser"),
     "compare": Command("speechssl.cli.compare:compare", "evaluations of one test set, with tests of significance"),

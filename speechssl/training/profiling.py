@@ -100,7 +100,8 @@ class Profile:
         return (
             f"the loader is the bottleneck: {100 * self.data_wait:.0f} % of each update is spent waiting for data."
             f" Raise data.num_workers{workers} as far as there are cores, keep decoded audio in memory"
-            " (data.cache_megabytes), store recordings at the model's sampling rate, or pack small files into shards (speechssl manifest shard)"
+            " (data.cache_megabytes), store recordings at the model's sampling rate, or pack small files into shards"
+            " (speechssl manifest shard)"
         )
 
 
