@@ -104,7 +104,7 @@ def _largest_sum(found: Any) -> int:
     changes = sorted(
         (event.start_ns(), event.nbytes())
         for event in found.profiler.kineto_results.events()
-        if event.name() == "[memory]" and event.device_type() == torch.autograd.DeviceType.CPU
+        if event.name() == "[memory]" and event.device_type().name == "CPU"
     )
     current = largest = 0
     for _, change in changes:

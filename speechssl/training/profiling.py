@@ -120,7 +120,7 @@ class Profiler:
         self.profile: Profile | None = None
         self._skip, self._steps, self._num_workers = skip, steps, num_workers
         self._done = 0
-        self._torch: torch.profiler.profile | None = None
+        self._torch: Any = None  # torch's own profiler while it runs; it is not typed
         self._stack = ExitStack()
         self._started = 0.0
 
