@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from speechssl.cli import main
 from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config
 from speechssl.errors import ConfigError
+from speechssl.manifest import Manifest
 from speechssl.nn.quantizer import GumbelQuantizer
 from speechssl.objectives import ContrastiveConfig
 from speechssl.objectives.contrastive import contrastive_logits
@@ -17,6 +18,7 @@ from speechssl.plan import PlanConfig, encoder_flops, parse_memory, run, step_fl
 from speechssl.plan.flops import contrastive_flops, masked_frames
 from speechssl.plan.measure import StepMeter
 from speechssl.plan.stage import fit, load_planned, measured_sizes
+from speechssl.types import Utterance
 
 SMALL = {"model_dim": 64, "num_layers": 2, "num_heads": 2, "feed_forward_dim": 96, "conv_dim": 32, "layer_drop": 0.0,
          "position_kernel": 16, "position_groups": 4, "dropout": 0.0, "attention_dropout": 0.0}  # fmt: skip
@@ -144,3 +146,28 @@ def total(found: dict[str, float]) -> float:
     """Operations of the whole training."""
     seconds = found["audio_hours"] * 3600
     return found["flops_per_audio_second"] * seconds
+
+
+def test_fine_tuning_is_planned_with_its_labels(tmp_path: Path) -> None:
+    for name, count in (("train", 6), ("valid", 2)):
+        Manifest.from_utterances(
+            Utterance(
+                id=f"{name}{row}", audio_filepath=f"{name}{row}.wav", sample_rate=16000, num_samples=32000,
+                duration=2.0, text="five words are said here",
+            )
+            for row in range(count)
+        ).save(tmp_path / f"{name}.jsonl")  # fmt: skip
+    path = tmp_path / "finetune.yaml"
+    path.write_text(
+        f"train_manifest: {tmp_path}/train.jsonl\nvalid_manifest: {tmp_path}/valid.jsonl\n"
+        f"run_directory: {tmp_path}/run\n"
+        "preset: tiny\nencoder: {model_dim: 64, num_layers: 2, num_heads: 2, feed_forward_dim: 128,"
+        " position_groups: 4}\n"
+        "data: {batch_seconds: 8.0}\ntraining: {max_steps: 50}\n"
+    )
+    plan = run(PlanConfig(training=path, num_steps=1, device="cpu", gpu_memory="1GB"))
+    assert (plan.stage, plan.num_clips, plan.clip_seconds) == ("fine-tuning", 4, 2.0)
+    # blank, separator and the letters of the texts
+    assert plan.parameters["head"] == (64 + 1) * (2 + len(set("fivewordsaresaidhere")))
+    assert plan.epochs == pytest.approx(50 * 8.0 / 12.0)
+    assert plan.peak_bytes > plan.state_bytes > 0
