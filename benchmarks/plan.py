@@ -1,11 +1,9 @@
 """How far the planner is off: predictions from small batches beside what the whole batch then takes.
 
 A setting is planned from two small sizes of batch, at most half of the whole one, and then the whole batch is measured
-in the same process: the most bytes of tensors held during an update, CPU seconds of an update, and how far the
-process's peak memory grew from before the model was built (`process`), which the planner does not see.
+in the same process: the most bytes of tensors held during an update, and CPU seconds of an update.
 """
 
-import resource
 import tempfile
 from pathlib import Path
 
@@ -42,25 +40,18 @@ def run(case: dict) -> dict:
         path = Path(folder) / "pretrain.yaml"
         path.write_text(dump_yaml(values))
         config = PlanConfig(training=path, num_steps=2, device="cpu")
-        before = peak_bytes()
         predicted = plan(config)
         planned = load_planned(config)
     meter = StepMeter(planned.task, planned.training, planned.device)
     found = meter.measure(planned.batch_maker(setting["count"]), setting["count"], num_steps=2)
-    grown = peak_bytes() - before - predicted.state_bytes  # the planned model is still held
     return {
         "predicted_megabytes": predicted.peak_bytes / 1e6,
         "measured_megabytes": found.peak_bytes / 1e6,
         "memory_off_percent": 100 * (predicted.peak_bytes / found.peak_bytes - 1),
-        "process_megabytes": grown / 1e6,
         "predicted_cpu_seconds": predicted.step_cpu_seconds,
         "measured_cpu_seconds": found.cpu_seconds,
         "time_off_percent": 100 * (predicted.step_cpu_seconds / found.cpu_seconds - 1),
     }
-
-
-def peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":
@@ -71,8 +62,7 @@ if __name__ == "__main__":
         title="The planner",
         notes=" ".join(__doc__.split("\n\n")[1].split()),
         columns=[
-            "predicted_megabytes", "measured_megabytes", "memory_off_percent", "process_megabytes",
-            "predicted_cpu_seconds", "measured_cpu_seconds", "time_off_percent",
+            "predicted_megabytes", "measured_megabytes", "memory_off_percent", "predicted_cpu_seconds", "measured_cpu_seconds", "time_off_percent",
         ],
         rounds=1,
         timeout=3000.0,
