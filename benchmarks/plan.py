@@ -62,7 +62,8 @@ if __name__ == "__main__":
         title="The planner",
         notes=" ".join(__doc__.split("\n\n")[1].split()),
         columns=[
-            "predicted_megabytes", "measured_megabytes", "memory_off_percent", "predicted_cpu_seconds", "measured_cpu_seconds", "time_off_percent",
+            "predicted_megabytes", "measured_megabytes", "memory_off_percent",
+            "predicted_cpu_seconds", "measured_cpu_seconds", "time_off_percent",
         ],
         rounds=1,
         timeout=3000.0,
