@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from speechssl.audio import RecordingError
 from speechssl.ctc.chunking import ChunkedLogits, Chunking
+from speechssl.ctc.confidence import Calibration
 from speechssl.ctc.decoding import Hypothesis, greedy_decode
 from speechssl.ctc.scored import ScoredWord, score_words
 from speechssl.ctc.streaming import GreedyStream
@@ -234,7 +236,7 @@ class Transcript:
     """What was recognised in one recording of `duration_seconds`.
 
     `confidence` is the geometric mean over the frames of the best path's probabilities: between 0 and 1, comparable
-    between recordings of one model only.
+    between recordings of one model only. `is_calibrated`: those of the words were fitted to how often they are right.
     """
 
     text: str
@@ -242,6 +244,7 @@ class Transcript:
     duration_seconds: float
     confidence: float
     alternatives: tuple[Alternative, ...] = ()
+    is_calibrated: bool = False
 
 
 class SpeechRecognizer:
@@ -257,11 +260,15 @@ class SpeechRecognizer:
         """`decoder` turns logits into text; None is `greedy_decode`."""
         self.model = model.eval()
         self.decoder = decoder
+        self.calibration: Calibration | None = None
+        """Maps the scores of words to confidences where it was fitted; it holds for greedy decoding."""
+        self.own_chunking: Chunking | None = None
+        """Replaces the standard lengths of `chunking`."""
 
     @property
     def chunking(self) -> Chunking:
         """How long recordings are cut."""
-        return Chunking(
+        return self.own_chunking or Chunking(
             whole_seconds=MAX_SECONDS,
             chunk_seconds=CHUNK_SECONDS,
             left_seconds=CONTEXT_SECONDS,
@@ -275,7 +282,14 @@ class SpeechRecognizer:
 
     # A text is a sequence of texts too; it is taken as a path.
     @overload
-    def transcribe(self, source: Source, *, sample_rate: int | None = None) -> Transcript: ...  # type: ignore[overload-overlap]
+    def transcribe(  # type: ignore[overload-overlap]
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        offset: float = 0.0,
+        duration: float | None = None,
+    ) -> Transcript: ...
 
     @overload
     def transcribe(self, source: Sequence[str | Path], *, sample_rate: int | None = None) -> list[Transcript]: ...
@@ -285,32 +299,67 @@ class SpeechRecognizer:
         source: Source | Sequence[str | Path],
         *,
         sample_rate: int | None = None,
+        offset: float = 0.0,
+        duration: float | None = None,
     ) -> Transcript | list[Transcript]:
         """Recognise a recording, or every one of a list.
 
         Args:
             source: a path, an array `[S]` of one channel (with `sample_rate`), or a list of paths.
             sample_rate: of an array, in Hz; it is resampled where it differs from the model's.
+            offset: where in one recording to begin, in seconds; only the span is decoded. Times in the transcript
+                count from the recording's start.
+            duration: of the span; to the end when None.
 
         Raises:
             AudioError: a recording cannot be read or is too short; the message names it.
         """
-        from speechssl.audio import read, resample
+        if isinstance(source, (np.ndarray, str, Path)):
+            name = "" if isinstance(source, np.ndarray) else f"{source}: "
+            blocks = self.read(source, sample_rate=sample_rate, offset=offset, duration=duration)
+            first = next(blocks, None)  # what is wrong with the recording names it already
+            try:
+                return self.recognize_blocks(_chain(first, blocks), offset=offset)
+            except RecordingError:
+                raise
+            except AudioError as error:
+                raise AudioError(f"{name}{error}") from error
+        return [self.transcribe(path) for path in source]
+
+    def read(
+        self,
+        source: Source,
+        *,
+        sample_rate: int | None = None,
+        offset: float = 0.0,
+        duration: float | None = None,
+        whole_seconds: float | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """A recording, or a span of it, as mono blocks f32 `[S]` at the model's rate; arguments as `transcribe`.
+
+        What is longer than `whole_seconds` (`MAX_SECONDS` where None) is decoded and resampled block by block.
+
+        Raises:
+            AudioError: it cannot be read.
+        """
+        from speechssl.audio import probe, read, read_blocks, read_sample_rate, resample, resample_blocks
 
         if isinstance(source, np.ndarray):
             if sample_rate is None:
                 raise AudioError("an array needs its sampling rate: transcribe(array, sample_rate=16000)")
             if source.ndim != 1:
                 raise AudioError(f"the array must be one channel of shape [S], but has shape {list(source.shape)}")
-            waveform = np.asarray(source, dtype=np.float32)
-            return self.recognize(resample(waveform, from_rate=sample_rate, to_rate=self.sample_rate))
-        if isinstance(source, (str, Path)):
-            waveform = read(source, sample_rate=self.sample_rate)
-            try:
-                return self.recognize(waveform)
-            except AudioError as error:
-                raise AudioError(f"{source}: {error}") from error
-        return [self.transcribe(path) for path in source]
+            start = seconds_to_samples(offset, sample_rate)
+            stop = None if duration is None else start + seconds_to_samples(duration, sample_rate)
+            waveform = np.asarray(source[start:stop], dtype=np.float32)
+            yield from self._blocks(resample(waveform, from_rate=sample_rate, to_rate=self.sample_rate))
+            return
+        left = duration if duration is not None else probe(source).duration - offset
+        if left <= (MAX_SECONDS if whole_seconds is None else whole_seconds):
+            yield read(source, sample_rate=self.sample_rate, offset=offset, duration=duration)
+            return
+        blocks = read_blocks(source, offset=offset, duration=duration)
+        yield from resample_blocks(blocks, from_rate=read_sample_rate(source), to_rate=self.sample_rate)
 
     def recognize(self, waveform: NDArray[np.float32]) -> Transcript:
         """Recognise one waveform f32 `[S]` at the model's sampling rate.
@@ -320,22 +369,25 @@ class SpeechRecognizer:
         """
         return self.recognize_blocks(self._blocks(waveform))
 
-    def recognize_blocks(self, blocks: Iterable[NDArray[np.float32]]) -> Transcript:
+    def recognize_blocks(self, blocks: Iterable[NDArray[np.float32]], *, offset: float = 0.0) -> Transcript:
         """Recognise one recording that comes as blocks f32 `[S]` at the model's rate; see `chunking` for the memory.
+
+        `offset` in seconds is added to all times.
 
         Raises:
             AudioError: it is too short to give a frame.
         """
-        if self.decoder is None:
-            return self._recognize_greedily(blocks)
+        if self.decodes_greedily:
+            return self._recognize_greedily(blocks, offset)
         chunked = self.chunked()
-        logits = torch.cat(list(self._run(chunked, blocks)))
-        hypothesis = self.decoder(logits[None], torch.tensor([len(logits)]))[0]
+        logits = torch.cat(list(self.run(chunked, blocks)))
+        hypothesis = self.decode(logits[None], torch.tensor([len(logits)]))[0]
         log_probabilities = logits.float().log_softmax(dim=-1)
         transcript = self._transcript(
             hypothesis.text,
             score_words(log_probabilities, hypothesis, separator=self.model.vocabulary.separator),
             num_samples=chunked.num_samples,
+            offset=offset,
             mean_log_probability=float(log_probabilities.amax(dim=-1).double().mean()),
         )
         others = [
@@ -344,38 +396,48 @@ class SpeechRecognizer:
         ]
         return replace(transcript, alternatives=tuple(others))
 
-    def _recognize_greedily(self, blocks: Iterable[NDArray[np.float32]]) -> Transcript:
+    def _recognize_greedily(self, blocks: Iterable[NDArray[np.float32]], offset: float) -> Transcript:
         """Like any decoder, but nothing is kept of the logits."""
         chunked = self.chunked()
         stream = GreedyStream(self.model.vocabulary)
-        words = [word for logits in self._run(chunked, blocks) for word in stream.push(logits)]
+        words = [word for logits in self.run(chunked, blocks) for word in stream.push(logits)]
         words += stream.finish()
         return self._transcript(
             " ".join(word.text for word in words),
             words,
             num_samples=chunked.num_samples,
+            offset=offset,
             mean_log_probability=stream.log_probability / stream.num_frames,
         )
 
     def _transcript(
-        self, text: str, words: Sequence[ScoredWord], *, num_samples: int, mean_log_probability: float
+        self, text: str, words: Sequence[ScoredWord], *, num_samples: int, offset: float, mean_log_probability: float
     ) -> Transcript:
         duration = num_samples / self.sample_rate
         return Transcript(
             text=text,
-            words=tuple(self.timed_word(word, duration_seconds=duration) for word in words),
+            words=tuple(self.timed_word(word, duration_seconds=duration, offset=offset) for word in words),
             duration_seconds=duration,
             confidence=float(np.exp(mean_log_probability)),
+            is_calibrated=self.is_calibrated,
         )
 
-    def timed_word(self, word: ScoredWord, *, duration_seconds: float) -> Word:
-        """A word with seconds in place of frames, within the recording."""
+    def timed_word(self, word: ScoredWord, *, duration_seconds: float, offset: float = 0.0) -> Word:
+        """A word with seconds in place of frames, within what was read from `offset` on."""
         return Word(
             text=word.text,
-            start_seconds=self._edge(word.start_frame, duration_seconds),
-            end_seconds=self._edge(word.end_frame, duration_seconds),
-            confidence=word.score,
+            start_seconds=self.edge(word.start_frame, duration_seconds, offset),
+            end_seconds=self.edge(word.end_frame, duration_seconds, offset),
+            confidence=self._confidence(word.score),
         )
+
+    def _confidence(self, score: float) -> float:
+        return self.calibration.apply(score) if self.calibration is not None and self.decodes_greedily else score
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether confidences of words are calibrated: fitted, and for the decoder at hand."""
+        return self.calibration is not None and self.decodes_greedily
 
     def recognize_batch(self, batch: AudioBatch) -> list[Hypothesis]:
         """Hypotheses of a batch; in one piece each, or cut as `transcribe` does when one is longer than that."""
@@ -394,10 +456,15 @@ class SpeechRecognizer:
         num_frames = torch.tensor([len(row) for row in logits])
         return CtcOutput(logits=nn.utils.rnn.pad_sequence(logits, batch_first=True), num_frames=num_frames)
 
-    def _edge(self, frame: int, duration: float) -> float:
-        """Time of the border before frame number `frame`, within the recording."""
+    def edge(self, frame: int, duration: float, offset: float = 0.0) -> float:
+        """Time of the border before frame number `frame`, within `duration` seconds that begin at `offset`."""
         seconds = frame_to_seconds(frame - 0.5, self.model.encoder.strided_layers, self.sample_rate)
-        return round(min(max(seconds, 0.0), duration), 3)
+        return round(offset + min(max(seconds, 0.0), duration), 3)
+
+    @property
+    def decodes_greedily(self) -> bool:
+        """Whether the text is the best path, which needs no look ahead."""
+        return self.decoder is None
 
     def decode(self, logits: Tensor, num_frames: Tensor) -> list[Hypothesis]:
         """Logits `[B, T, N]` and num_frames `[B]` to text, with the recognizer's decoder."""
@@ -414,7 +481,12 @@ class SpeechRecognizer:
             sample_rate=self.sample_rate,
         )
 
-    def _run(self, chunked: ChunkedLogits, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Tensor]:
+    def run(self, chunked: ChunkedLogits, blocks: Iterable[NDArray[np.float32]]) -> Iterator[Tensor]:
+        """All logits `[T, N]` of a recording, piece by piece.
+
+        Raises:
+            AudioError: it is too short to give a frame.
+        """
         for block in blocks:
             yield from chunked.push(block)
         yield from chunked.finish()
@@ -423,7 +495,7 @@ class SpeechRecognizer:
 
     def _logits(self, waveform: Tensor) -> Tensor:
         """Waveform `[S]` -> logits `[T, N]`, piece by piece where it is long."""
-        return torch.cat(list(self._run(self.chunked(), self._blocks(waveform.numpy()))))
+        return torch.cat(list(self.run(self.chunked(), self._blocks(waveform.numpy()))))
 
     def _blocks(self, waveform: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         size = seconds_to_samples(CHUNK_SECONDS, self.sample_rate)
@@ -436,6 +508,12 @@ class SpeechRecognizer:
         output = self.model(waveform[None].to(device), torch.tensor([len(waveform)]).to(device))
         logits: Tensor = output.logits[0].float().cpu()
         return logits
+
+
+def _chain(first: NDArray[np.float32] | None, rest: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    if first is not None:
+        yield first
+    yield from rest
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
@@ -458,4 +536,7 @@ def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> Speec
     Raises:
         CheckpointError: nothing usable is there, a file is damaged, or the model has no CTC layer.
     """
-    return SpeechRecognizer(CtcModel.load(resolve_model_directory(source), device=device))
+    directory = resolve_model_directory(source)
+    recognizer = SpeechRecognizer(CtcModel.load(directory, device=device))
+    recognizer.calibration = Calibration.load(directory)
+    return recognizer

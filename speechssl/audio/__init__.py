@@ -9,6 +9,7 @@ from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe
 from speechssl.audio.files import Source, check_openable, open_input, opened
 from speechssl.audio.location import Location, is_url, locate
 from speechssl.audio.media import MEDIA_EXTENSIONS
+from speechssl.audio.pipe import Encoding, PipeFormat, PipeReader, resample_blocks
 from speechssl.audio.prefetching import Prefetched, prefetch
 from speechssl.audio.recording import (
     SPAN_TOLERANCE_SECONDS,
@@ -27,7 +28,10 @@ __all__ = [
     "SPAN_TOLERANCE_SECONDS",
     "AudioInfo",
     "Damage",
+    "Encoding",
     "Location",
+    "PipeFormat",
+    "PipeReader",
     "Prefetched",
     "RecordingError",
     "Source",
@@ -46,5 +50,6 @@ __all__ = [
     "read_sample_rate",
     "read_utterance",
     "resample",
+    "resample_blocks",
     "resampled_length",
 ]

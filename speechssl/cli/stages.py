@@ -39,8 +39,6 @@ EXAMPLES = {
     " --beam.language_model lm.arpa\n"
     "speechssl evaluate --checkpoint runs/asr --manifest test.jsonl --decoder runs/asr/dev/decoder.json\n"
     "speechssl evaluate --hypotheses other_tool.ctm --manifest test.jsonl --output other/ --normalizer english",
-    "transcribe": "speechssl transcribe runs/asr talk.flac interview.mp3\n"
-    "speechssl transcribe runs/asr talk.flac --format srt",
     "report": "speechssl report runs/tiny",
 }
 
@@ -169,23 +167,6 @@ def evaluate(words: list[str]) -> int:
         if with_report:
             say(f"report: {write_page(config, result, system)}")
     return 0
-
-
-def transcribe(words: list[str]) -> int:
-    """Recordings to text."""
-    from speechssl.transcribe import TranscribeConfig, render, run
-
-    config = _config(
-        "transcribe", TranscribeConfig, words, "Write down what is said in recordings.", ("checkpoint", "audio")
-    )
-    if config is None:
-        return 0
-    result = run(config)
-    if config.output is None:
-        print(render(result.files, format=config.format, timestamps=config.timestamps), end="")
-    else:
-        say(f"{len(result.written)} of {len(result.files)} recordings transcribed into {config.output}")
-    return result.exit_code
 
 
 def report(words: list[str]) -> int:

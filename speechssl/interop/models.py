@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from speechssl import asr
 from speechssl.asr import CtcModel, SpeechRecognizer
 from speechssl.config import from_dict, read_yaml, to_dict
 from speechssl.encoder import SpeechEncoder
@@ -35,7 +36,7 @@ def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> Speec
         CheckpointError: nothing usable is there, a file is damaged, or the model has no CTC layer.
     """
     if identify(source) == "speechssl":
-        return SpeechRecognizer(CtcModel.load(resolve_model_directory(source), device=device))
+        return asr.load_asr(source, device=device)
     return SpeechRecognizer(import_model(source).build_ctc().to(device))
 
 
