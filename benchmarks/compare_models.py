@@ -18,7 +18,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 DROPOUT = 0.1
 VOCABULARY = 32
-MASK_PROBABILITY = {"speechssl": 0.65, "transformers": 0.65, "fairseq2": 0.85}
+MASK_PROBABILITY = {"speechssl": 0.65, "transformers": 0.65, "fairseq2": 0.80}
 """Chosen so that all mask about 49 % of the frames: fairseq2 draws starts with replacement and then unmasks some."""
 
 
