@@ -73,7 +73,7 @@ def first_update(preset: str) -> dict:
             "training.validate_interval": "null", "data.max_crop_seconds": "4", "data.batch_seconds": "16",
             "data.num_workers": "0", "device": "cpu",
         }  # fmt: skip
-        words = [f"--{key}={value}" for key, value in options.items()]
+        words = ["--no_report", *(f"--{key}={value}" for key, value in options.items())]
         metrics = folder / "run" / "metrics.jsonl"
         with measured() as used:
             begun = time.perf_counter()
