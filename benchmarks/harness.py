@@ -209,7 +209,13 @@ def main(
         "cases": [{"case": case, "summary": summarise(r), "runs": r} for case, r in zip(chosen, runs, strict=True)],
     }
     if derive is not None:
-        result["derived"] = derive(result["cases"])
+        try:
+            result["derived"] = derive(result["cases"])
+        except SystemExit as refusal:  # an hour's figures are not thrown away, but do not count
+            path = FOLDER / "results" / "refused" / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({**result, "refused": str(refusal)}, indent=1) + "\n")
+            raise SystemExit(f"{refusal}; the figures are in {path}") from None
     if arguments.only:  # part of the cases: shown, not kept
         print(section(result))
         return
