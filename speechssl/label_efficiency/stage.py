@@ -109,7 +109,7 @@ def summarize(
         analyses[test] = {metric: _analyse(config, sets, chosen, test, metric) for metric in _METRICS}
     record = {
         "config": to_dict(config),
-        "environment": environment(),
+        "environment": _environment(),
         "label_sets": [{**asdict(labels), "path": str(labels.path)} for labels in sets],
         "fingerprints": {
             path: Manifest.load(path).fingerprint()
@@ -125,6 +125,13 @@ def summarize(
     _write(config.output / RESULTS_FILE, json.dumps(_finite(record), indent=1, default=str) + "\n")
     _write(config.output / TABLES_FILE, markdown(record, analyses))
     return LabelEfficiencyResult(output=config.output, analyses=analyses, to_dict=record)
+
+
+def _environment() -> dict[str, Any]:
+    """Without the place of the program on this machine: results are handed around."""
+    found = environment()
+    first, *words = found["command"]
+    return {**found, "command": [Path(first).name, *words]}
 
 
 def _train(trials: Sequence[Trial], config: LabelEfficiencyConfig) -> None:
