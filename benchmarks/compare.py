@@ -415,7 +415,7 @@ def by_work(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, dict
 
 def check_equal_work(name: str, sides: dict[str, dict[str, Any]]) -> None:
     """Refuse figures whose sides did not do the same: parameters, masked frames, and the results where comparable."""
-    tolerances = {"parameters": 0.02, "masked_frames": 0.1}
+    tolerances = {"parameters": 0.02, "masked_frames": 0.2}  # single draws differ so much; see MASK_PROBABILITY
     if not any(word in name for word in ("bf16", "ragged", "8, changing", "files")):  # there the peers see padding
         tolerances["magnitude"] = 1e-3
     for key, tolerance in tolerances.items():

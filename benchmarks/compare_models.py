@@ -18,7 +18,8 @@ SIZES: dict[str, dict[str, int]] = {
 
 DROPOUT = 0.1
 VOCABULARY = 32
-MASK_PROBABILITY = {"speechssl": 0.65, "transformers": 0.65, "fairseq2": 0.80}
+MASK_PROBABILITY = {"speechssl": 0.65, "transformers": 0.65, "fairseq2": 0.75}
+"""In 30 draws for 4 x 10 s ours mask 983 frames on average (918 to 1044), fairseq2 976 (840 to 1056)."""
 """Chosen so that all mask about 49 % of the frames: fairseq2 draws starts with replacement and then unmasks some."""
 
 
