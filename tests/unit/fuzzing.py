@@ -8,6 +8,7 @@ As a worker (`--worker`) it reads one JSON object a line, `{"kind": "audio", "pa
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -79,8 +80,9 @@ class Worker:
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
         started = time.monotonic()
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended before it was asked: below, its output has ended too
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], self._limit_seconds)
         line = process.stdout.readline() if ready else ""
         seconds = time.monotonic() - started
