@@ -5,6 +5,7 @@ A bundle tells everything about its model. A saved state tells its shapes only: 
 and noted.
 """
 
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +28,8 @@ MODEL_FILE = "model.safetensors"
 DESCRIPTION_FILE = "torchaudio.json"
 """Beside a saved state: `factory`, its `arguments`, `sample_rate`, `normalize_waveform`, and `labels` with `blank`."""
 
+_LICENCE = re.compile(r"(?:under|under \[`)\s*(MIT|CC[ -]BY[\w.-]*(?:\s+\d\.\d)?)(?=\W)")
+"""How the documentation of torchaudio's bundles names the licence that the authors published the weights under."""
 _HEAD_DIM = 64  # of every published model
 _MAX_DISTANCE = 800  # of every published WavLM
 
@@ -77,7 +80,7 @@ def read_torchaudio(source: str | Path) -> ImportedModel:
         source=str(source),
         notes=notes,
     )
-    licence = read_licence(path.parent) if description else None  # of a folder of ours
+    licence = read_licence(path.parent) if description else told.get("licence")  # the card of a folder of ours
     return replace(model, origin=replace(model.origin, licence=licence))
 
 
@@ -160,7 +163,13 @@ def _read_bundle(source: str) -> ImportedModel:
         source=source,
     )
     origin = replace(model.origin, architecture="hubert") if name.startswith("HUBERT") else model.origin
-    return replace(model, origin=origin)
+    return replace(model, origin=replace(origin, licence=bundle_licence(bundle)))
+
+
+def bundle_licence(bundle: Any) -> str | None:
+    """The licence that torchaudio's documentation of a bundle names; None where it names none that we know to read."""
+    found = _LICENCE.search(bundle.__doc__ or "")
+    return None if found is None else re.sub(r"\s+", "-", found[1]).lower()
 
 
 def _bundle_labels(bundle: Any) -> tuple[str, ...] | None:
@@ -196,5 +205,6 @@ def _bundle_of_file(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
             "sample_rate": bundle.sample_rate,
             "normalize_waveform": bundle._normalize_waveform,
             "architecture": "hubert" if name.startswith("HUBERT") else None,
+            "licence": bundle_licence(bundle),
         }
     return {}

@@ -55,7 +55,11 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         {
             "wav2vec 2.0 and HuBERT, BASE": _PROGRAM,
             "wav2vec 2.0 and HuBERT, LARGE": _PROGRAM,
+            "WavLM": _PROGRAM,
+            "data2vec-audio": _PROGRAM,
+            "wav2vec2-conformer": _PROGRAM,
             "w2v-BERT 2.0": _PROGRAM,
+            "encoders of log-mel features": _PROGRAM,
         },
     ),
     "losses": (

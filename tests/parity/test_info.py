@@ -109,6 +109,7 @@ def test_a_bundle_of_torchaudio(
     for source in ("torchaudio:WAV2VEC2_ASR_TINY", tmp_path / "checkpoints" / "tiny_asr.pth"):
         told = info(source, capsys)
         assert told["vocabulary"] == list(LABELS) and told["kind"] == "CTC recogniser"
+        assert told["licence"] == "mit"  # as torchaudio's documentation of the bundle says
         assert told["parameters"] == count(peer_model("wav2vec2", aux_num_out=len(LABELS))) + 32
         assert told["origin"]["source"] == str(source).rpartition("/")[2] and WAVEFORM.items() <= told.items()
 

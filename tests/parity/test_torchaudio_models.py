@@ -14,7 +14,7 @@ from speechssl.errors import CheckpointError
 from speechssl.interop import identify, import_model, load_asr, load_encoder
 from speechssl.interop.gate import changed
 from speechssl.interop.torchaudio import encoder_config, import_torchaudio, torchaudio_pairs
-from speechssl.interop.torchaudio_files import is_torchaudio
+from speechssl.interop.torchaudio_files import bundle_licence, is_torchaudio
 from speechssl.interop.weights import import_tensors
 from tests.parity.models import CONV_DIM, FEED_FORWARD_DIM, MODEL_DIM, NUM_HEADS, NUM_LAYERS, relative_error, waveforms
 from tests.parity.table import Measured
@@ -236,6 +236,7 @@ def bundle(monkeypatch: pytest.MonkeyPatch, folder: Path, *, name: str = "WAV2VE
         "_normalize_waveform": False, "_model_type": "Wav2Vec2", "_labels": LABELS[1:], **changes,
     }  # fmt: skip
     tiny = type(pipelines.WAV2VEC2_ASR_BASE_960H)(**values)
+    tiny.__doc__ = pipelines.WAV2VEC2_ASR_BASE_960H.__doc__
     monkeypatch.setattr(pipelines, name, tiny, raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(folder))
     published = wav2vec2_model(**{**values["_params"], "aux_num_out": len(LABELS) + 3}).eval()
@@ -276,6 +277,7 @@ def test_a_bundle_that_cannot_be_fetched_says_where_to_put_it(monkeypatch: pytes
 def test_every_published_bundle_has_a_place(name: str) -> None:
     """Names and shapes of all of its tensors, without their values."""
     published = getattr(pipelines, name)
+    assert bundle_licence(published) == ("cc-by-nc-4.0" if name.startswith(("VOXPOPULI", "MMS")) else "mit")
     factory = wavlm_model if published._model_type == "WavLM" else wav2vec2_model
     with torch.device("meta"):
         peer = factory(**published._params)
