@@ -1,46 +1,41 @@
-"""The CTC model, encoder plus a linear layer over characters, and the recognizer that turns recordings into text.
+"""The recognizer, which turns recordings of any length into text with a CTC model.
 
-Shapes: B utterances, S samples, T frames, D model dim, N vocabulary.
+The model itself is in `model`, what was recognised in `transcript`, and how a recording is read in `source`.
+
+Shapes: B utterances, S samples, T frames, N vocabulary.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
+from speechssl.asr.model import VOCABULARY_FILE, CtcModel, HeadInput, load_vocabulary
+from speechssl.asr.source import Blocks, Source, array_blocks, array_span, file_blocks
+from speechssl.asr.transcript import Alternative, Transcript
 from speechssl.audio import RecordingError
 from speechssl.ctc.chunking import ChunkedLogits, Chunking
 from speechssl.ctc.confidence import Calibration
 from speechssl.ctc.decoding import Hypothesis, greedy_decode
 from speechssl.ctc.scored import ScoredWord, score_words
 from speechssl.ctc.streaming import GreedyStream
-from speechssl.encoder import SpeechEncoder, config_from_dict
-from speechssl.errors import AudioError, CheckpointError, ConfigError
+from speechssl.errors import AudioError
 from speechssl.lengths import frame_to_seconds, seconds_to_samples
-from speechssl.model_directory import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    load_weights,
-    read_model,
-    resolve_model_directory,
-    save_model,
-)
-from speechssl.nn.layer_mix import LayerMix
-from speechssl.text import NormalizerName, Vocabulary, normalize
+from speechssl.model_directory import resolve_model_directory
 from speechssl.timing import Word
-from speechssl.types import AudioBatch, CtcOutput, EncoderOutput
+from speechssl.types import AudioBatch, CtcOutput
 
 __all__ = [
     "CHUNK_SECONDS",
     "CONTEXT_SECONDS",
     "MAX_SECONDS",
+    "VOCABULARY_FILE",
     "Alternative",
     "CtcModel",
     "Decoder",
@@ -52,199 +47,14 @@ __all__ = [
     "load_vocabulary",
 ]
 
-VOCABULARY_FILE = "vocab.json"
-Source = str | Path | NDArray[np.floating]
 Decoder = Callable[[Tensor, Tensor], list[Hypothesis]]
 """Logits `[B, T, N]` and num_frames `[B]` to one hypothesis an utterance: all that a recognizer knows of decoding."""
-HeadInput = Literal["context", "weighted_layers"]
 
 MAX_SECONDS = 40.0
 """Recordings up to this long are recognised in one piece."""
 CHUNK_SECONDS = 30.0
 """Longer ones are cut into pieces of this length, and each piece is read with `CONTEXT_SECONDS` more on both sides."""
 CONTEXT_SECONDS = 4.0
-
-
-class CtcModel(nn.Module):
-    """A speech encoder with dropout and a linear layer to the labels of a vocabulary.
-
-    Attributes:
-        encoder: the `SpeechEncoder`.
-        vocabulary: labels of the N outputs.
-        normalizer: the rule by which the training texts were normalised, which is the language that the model writes.
-        layer_mix: the weighted sum of the encoder's layers that the linear layer reads; None where it reads the
-            context.
-    """
-
-    def __init__(
-        self,
-        encoder: SpeechEncoder,
-        vocabulary: Vocabulary,
-        *,
-        normalizer: NormalizerName,
-        dropout: float = 0.0,
-        blank_bias: float = 0.0,
-        head_input: HeadInput = "context",
-        seed: int = 0,
-    ) -> None:
-        """A fresh linear layer: weights normal with deviation 0.02 drawn from `seed`, biases 0.
-
-        Args:
-            encoder: kept, not copied.
-            vocabulary: labels.
-            normalizer: recorded, and used as the default of an evaluation.
-            dropout: on the context before the linear layer, in training.
-            blank_bias: initial bias of the blank. CTC training first learns to write blanks everywhere; a positive
-                value starts there, a negative one keeps it from staying there.
-            head_input: the linear layer reads the `context`, or the sum of all layers with weights that are learnt
-                (`weighted_layers`, equal at first).
-            seed: of the linear layer's weights.
-        """
-        super().__init__()
-        normalize("", normalizer)  # refuses an unknown name
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"dropout must be at least 0 and below 1, but is {dropout}")
-        if head_input not in get_args(HeadInput):
-            raise ConfigError(f"head_input must be one of {', '.join(get_args(HeadInput))}, but is {head_input!r}")
-        self.encoder = encoder
-        self.vocabulary = vocabulary
-        self.normalizer: NormalizerName = normalizer
-        self.dropout = dropout
-        weighted = head_input == "weighted_layers"
-        self.layer_mix: LayerMix | None = LayerMix(encoder.config.num_layers + 1) if weighted else None
-        # built without torch's own initialization, which would draw from the global random state
-        self.head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-            nn.Linear, encoder.config.model_dim, len(vocabulary)
-        )
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
-            self.head.bias.zero_()
-            self.head.bias[vocabulary.blank] = blank_bias
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.head.weight.device
-
-    def forward(
-        self,
-        waveform: Tensor,
-        num_samples: Tensor,
-        *,
-        frame_mask: Tensor | None = None,
-        channel_mask: Tensor | None = None,
-    ) -> CtcOutput:
-        """Label logits of waveforms.
-
-        Args:
-            waveform: f32 `[B, S]` at the encoder's sampling rate; what lies beyond a row's length does not matter.
-            num_samples: i64 `[B]`, each at least the encoder's receptive field.
-            frame_mask: bool `[B, T]`, True frames are hidden behind the encoder's mask embedding (training).
-            channel_mask: bool `[B, D]`, True channels are set to 0 (training).
-
-        Raises:
-            AudioError: an utterance is too short to give a frame.
-        """
-        latents = self.encoder.extract_latents(waveform, num_samples)
-        output = self.encoder.contextualize(
-            latents.normalized,
-            latents.num_frames,
-            frame_mask=frame_mask,
-            channel_mask=channel_mask,
-            layers=self.layer_mix is not None,
-        )
-        dropped = functional.dropout(self.head_features(output), self.dropout, self.training)
-        return CtcOutput(logits=self.head(dropped), num_frames=output.num_frames)
-
-    def head_features(self, output: EncoderOutput) -> Tensor:
-        """What the linear layer reads `[B, T, D]`: the context, or the weighted sum of `output.layers`."""
-        if self.layer_mix is None:
-            return output.context
-        assert output.layers is not None, "a model with weighted layers needs the encoder's layers"
-        mixed: Tensor = self.layer_mix(output.layers)
-        return mixed
-
-    @torch.no_grad()
-    def recognize(self, waveform: Tensor, num_samples: Tensor) -> list[Hypothesis]:
-        """Greedy hypotheses of a padded batch, in evaluation mode; the model is left in the mode it was in."""
-        was_training = self.training
-        self.eval()
-        try:
-            output = self(waveform.to(self.device), num_samples.to(self.device))
-        finally:
-            self.train(was_training)
-        return greedy_decode(output.logits, output.num_frames, self.vocabulary)
-
-    def save(self, directory: str | Path) -> None:
-        """Write a model directory: `config.json`, `model.safetensors` and `vocab.json`."""
-        description: dict[str, Any] = {
-            "model_type": "ctc",
-            "encoder": asdict(self.encoder.config),
-            "normalizer": self.normalizer,
-            "dropout": self.dropout,
-        }
-        if self.layer_mix is not None:
-            description["head_input"] = "weighted_layers"
-        facts = self.vocabulary.facts()
-        if facts:
-            description["vocabulary"] = facts
-        save_model(directory, self, description)
-        self.vocabulary.save(Path(directory) / VOCABULARY_FILE)
-
-    @classmethod
-    def load(cls, directory: str | Path, *, device: torch.device | str = "cpu") -> "CtcModel":
-        """Read what `save` wrote, in evaluation mode.
-
-        Raises:
-            CheckpointError: a file is missing or damaged, or the directory holds an encoder without a CTC layer.
-        """
-        directory = Path(directory)
-        description, tensors = read_model(directory, device=device)
-        if description["model_type"] != "ctc":
-            raise CheckpointError(
-                f"{directory}: is a model of type {description['model_type']!r}, which cannot write text; "
-                "fine-tune it first (speechssl finetune) and give that run"
-            )
-        encoder = SpeechEncoder(config_from_dict(description["encoder"], source=directory / CONFIG_FILE))
-        try:
-            model = cls(
-                encoder,
-                Vocabulary.load(directory / VOCABULARY_FILE, facts=description.get("vocabulary")),
-                normalizer=description["normalizer"],
-                dropout=description["dropout"],
-                head_input=description.get("head_input", "context"),
-            )
-        except (KeyError, ConfigError) as error:
-            raise CheckpointError(f"{directory / CONFIG_FILE}: not a usable CTC model: {error}") from error
-        load_weights(model, tensors, source=directory / MODEL_FILE)
-        return model.to(device).eval()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alternative:
-    """Another text that the beam search found; see `Hypothesis` for the scores."""
-
-    text: str
-    log_probability: float
-    lm_log10: float
-    score: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transcript:
-    """What was recognised in one recording of `duration_seconds`.
-
-    `confidence` is the geometric mean over the frames of the best path's probabilities: between 0 and 1, comparable
-    between recordings of one model only. `is_calibrated`: those of the words were fitted to how often they are right.
-    """
-
-    text: str
-    words: tuple[Word, ...]
-    duration_seconds: float
-    confidence: float
-    alternatives: tuple[Alternative, ...] = ()
-    is_calibrated: bool = False
 
 
 class SpeechRecognizer:
@@ -317,9 +127,9 @@ class SpeechRecognizer:
         if isinstance(source, (np.ndarray, str, Path)):
             name = "" if isinstance(source, np.ndarray) else f"{source}: "
             blocks = self.read(source, sample_rate=sample_rate, offset=offset, duration=duration)
-            first = next(blocks, None)  # what is wrong with the recording names it already
+            begun = list(islice(blocks, 1))  # what is wrong with the recording names it already
             try:
-                return self.recognize_blocks(_chain(first, blocks), offset=offset)
+                return self.recognize_blocks(chain(begun, blocks), offset=offset)
             except RecordingError:
                 raise
             except AudioError as error:
@@ -334,7 +144,7 @@ class SpeechRecognizer:
         offset: float = 0.0,
         duration: float | None = None,
         whole_seconds: float | None = None,
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Blocks:
         """A recording, or a span of it, as mono blocks f32 `[S]` at the model's rate; arguments as `transcribe`.
 
         What is longer than `whole_seconds` (`MAX_SECONDS` where None) is decoded and resampled block by block.
@@ -342,24 +152,17 @@ class SpeechRecognizer:
         Raises:
             AudioError: it cannot be read.
         """
-        from speechssl.audio import probe, read, read_blocks, read_sample_rate, resample, resample_blocks
-
         if isinstance(source, np.ndarray):
-            if sample_rate is None:
-                raise AudioError("an array needs its sampling rate: transcribe(array, sample_rate=16000)")
-            if source.ndim != 1:
-                raise AudioError(f"the array must be one channel of shape [S], but has shape {list(source.shape)}")
-            start = seconds_to_samples(offset, sample_rate)
-            stop = None if duration is None else start + seconds_to_samples(duration, sample_rate)
-            waveform = np.asarray(source[start:stop], dtype=np.float32)
-            yield from self._blocks(resample(waveform, from_rate=sample_rate, to_rate=self.sample_rate))
-            return
-        left = duration if duration is not None else probe(source).duration - offset
-        if left <= (MAX_SECONDS if whole_seconds is None else whole_seconds):
-            yield read(source, sample_rate=self.sample_rate, offset=offset, duration=duration)
-            return
-        blocks = read_blocks(source, offset=offset, duration=duration)
-        yield from resample_blocks(blocks, from_rate=read_sample_rate(source), to_rate=self.sample_rate)
+            return self._blocks(
+                array_span(source, sample_rate=sample_rate, to_rate=self.sample_rate, offset=offset, duration=duration)
+            )
+        return file_blocks(
+            source,
+            to_rate=self.sample_rate,
+            offset=offset,
+            duration=duration,
+            whole_seconds=MAX_SECONDS if whole_seconds is None else whole_seconds,
+        )
 
     def recognize(self, waveform: NDArray[np.float32]) -> Transcript:
         """Recognise one waveform f32 `[S]` at the model's sampling rate.
@@ -497,10 +300,8 @@ class SpeechRecognizer:
         """Waveform `[S]` -> logits `[T, N]`, piece by piece where it is long."""
         return torch.cat(list(self.run(self.chunked(), self._blocks(waveform.numpy()))))
 
-    def _blocks(self, waveform: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        size = seconds_to_samples(CHUNK_SECONDS, self.sample_rate)
-        for start in range(0, max(len(waveform), 1), size):
-            yield waveform[start : start + size]
+    def _blocks(self, waveform: NDArray[np.float32]) -> Blocks:
+        return array_blocks(waveform, seconds_to_samples(CHUNK_SECONDS, self.sample_rate))
 
     @torch.inference_mode()
     def _logits_of_piece(self, waveform: Tensor) -> Tensor:
@@ -508,26 +309,6 @@ class SpeechRecognizer:
         output = self.model(waveform[None].to(device), torch.tensor([len(waveform)]).to(device))
         logits: Tensor = output.logits[0].float().cpu()
         return logits
-
-
-def _chain(first: NDArray[np.float32] | None, rest: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    if first is not None:
-        yield first
-    yield from rest
-
-
-def load_vocabulary(path: str | Path) -> Vocabulary:
-    """The labels in a `vocab.json`; of another tool's kind where the model's `config.json` beside it says so.
-
-    Raises:
-        CheckpointError: the file is missing or cannot be used.
-    """
-    config = Path(path).with_name(CONFIG_FILE)
-    try:
-        facts = json.loads(config.read_text(encoding="utf-8")).get("vocabulary")
-    except (OSError, ValueError, AttributeError):
-        facts = None
-    return Vocabulary.load(Path(path), facts=facts)
 
 
 def load_asr(source: str | Path, *, device: torch.device | str = "cpu") -> SpeechRecognizer:
