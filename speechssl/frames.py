@@ -55,6 +55,11 @@ class FrameSource:
                 check_layer(layer, self.encoder, self.name)
 
     @property
+    def feature(self) -> FeatureName:
+        """Which hand-made features, where there is no encoder."""
+        return "log_mel" if self.name == "log_mel" else "mfcc"
+
+    @property
     def dimension(self) -> int:
         """D."""
         if self.encoder is not None:
@@ -76,8 +81,7 @@ class FrameSource:
     def stream(self, manifest: Manifest, *, on_error: OnError | None = None) -> Iterator[tuple[str, Frames]]:
         """Every usable utterance's id with its frames `[L, T, D]`, longest first."""
         if self.encoder is None:
-            name: FeatureName = "log_mel" if self.name == "log_mel" else "mfcc"
-            return feature_frames(manifest, name, batch_seconds=self.batch_seconds, on_error=on_error)
+            return feature_frames(manifest, self.feature, batch_seconds=self.batch_seconds, on_error=on_error)
         return encoder_frames(
             manifest, self.encoder, layers=self.layers, batch_seconds=self.batch_seconds, on_error=on_error
         )

@@ -63,7 +63,7 @@ class ProbeScore:
     @property
     def layer(self) -> str | None:
         """The layer chosen most often; None for hand-made features."""
-        return max(sorted(set(self.layers)), key=self.layers.count) if self.layers else None
+        return most_chosen(self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -94,6 +94,31 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**vars(self), "interval": list(self.interval)}
+
+
+def most_chosen(layers: Sequence[str]) -> str | None:
+    """The layer that most seeds chose, the first by name of equals; None where there was nothing to choose."""
+    return max(sorted(set(layers)), key=layers.count) if layers else None
+
+
+def differences(
+    values: Mapping[str, float],
+    replicates: Mapping[str, NDArray[np.float64]],
+    baselines: Sequence[str],
+    confidence: float,
+) -> list[Difference]:
+    """Every encoder's value minus every baseline's, on the same replicates `[num_bootstrap]`."""
+    return [
+        Difference(
+            name=name,
+            baseline=baseline,
+            difference=values[name] - values[baseline],
+            interval=interval(replicates[name] - replicates[baseline], confidence),
+        )
+        for name in values
+        if name not in baselines
+        for baseline in baselines
+    ]
 
 
 def choose(
@@ -167,20 +192,37 @@ def bootstrap_accuracies(
     `hits` are `[R, N]`, one for each representation; a replicate draws the same for all of them, so differences are
     paired. Whole groups are drawn where there are at least five. Returns also what was drawn, in words.
     """
-    num_seeds, num_test = hits[0].shape
+    num_test = hits[0].shape[1]
     numbers, unit = np.arange(num_test), "utterances"
     if groups is not None and len(set(groups)) >= MIN_GROUPS:
         numbers, unit = np.unique(groups, return_inverse=True)[1], "groups"
-    num_units = int(numbers.max()) + 1
-    sizes = np.bincount(numbers, minlength=num_units).astype(np.float64)
+    rates = bootstrap_rates(hits, np.ones(num_test), numbers, num_bootstrap=num_bootstrap, seed=seed)
+    return rates, unit
+
+
+def bootstrap_rates(
+    counts: Sequence[NDArray[np.float64]],
+    sizes: NDArray[np.float64],
+    units: NDArray[np.int64],
+    *,
+    num_bootstrap: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Rates `[representations, num_bootstrap]` of counts `[R, N]` each over sizes `[N]`, seeds and units resampled.
+
+    `units` numbers the unit from 0 on that each of the N belongs to; all N of a unit are drawn together, and a
+    replicate draws the same for all representations.
+    """
+    num_seeds, num_units = len(counts[0]), int(units.max()) + 1
     random = np.random.default_rng(seed)
     seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_bootstrap)
-    units = random.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_bootstrap)
+    drawn = random.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_bootstrap)
+    total = drawn @ np.bincount(units, weights=sizes, minlength=num_units) * num_seeds
     rates = []
-    for matrix in hits:
-        sums = np.stack([np.bincount(numbers, weights=row, minlength=num_units) for row in matrix])  # [R, units]
-        rates.append(((seeds @ sums) * units).sum(axis=1) / (num_seeds * (units @ sizes)))
-    return np.stack(rates), unit
+    for matrix in counts:
+        sums = np.stack([np.bincount(units, weights=row, minlength=num_units) for row in matrix])  # [R, units]
+        rates.append(((seeds @ sums) * drawn).sum(axis=1) / np.maximum(total, 1e-12))
+    return np.stack(rates)
 
 
 def interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:

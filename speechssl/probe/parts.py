@@ -34,6 +34,19 @@ class Part:
         return self.select(~np.isin(self.ids, list(ids)))
 
 
+def load_parts(config: ProbeConfig) -> tuple[Manifest, Manifest]:
+    """Training and test part: two manifests, or one that is divided.
+
+    Raises:
+        ConfigError: no such column, or too few groups or labels to divide.
+        ManifestError: a manifest cannot be read.
+    """
+    manifest = Manifest.load(config.manifest)
+    if config.test_manifest is not None:
+        return manifest, Manifest.load(config.test_manifest)
+    return split(manifest, config)
+
+
 def split(manifest: Manifest, config: ProbeConfig) -> tuple[Manifest, Manifest]:
     """Training and test part: whole groups where `group` is set, else utterances with each label's share kept.
 

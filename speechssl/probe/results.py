@@ -3,15 +3,19 @@
 Shapes: R seeds, L layers, N units of the test part (utterances, triples), B replicates.
 """
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.probe.classify import Difference, LayerScore, interval
+from speechssl.probe.classify import Difference, LayerScore, bootstrap_rates, interval, most_chosen
 
+RESULT_NAME = "probe.json"
 Floats = NDArray[np.float64]
 
 
@@ -55,7 +59,7 @@ class TaskScore:
     @property
     def layer(self) -> str | None:
         """The layer chosen most often; None for hand-made features."""
-        return max(sorted(set(self.layers)), key=self.layers.count) if self.layers else None
+        return most_chosen(self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -135,19 +139,12 @@ def score_of(name: str, outcome: Outcome, *, confidence: float, layerwise: bool)
     )
 
 
-def differences(outcomes: Mapping[str, Outcome], baselines: Sequence[str], confidence: float) -> list[Difference]:
-    """Every encoder against every baseline, on the same replicates."""
-    return [
-        Difference(
-            name=name,
-            baseline=baseline,
-            difference=float(outcome.seed_values.mean() - outcomes[baseline].seed_values.mean()),
-            interval=interval(outcome.chosen_replicates - outcomes[baseline].chosen_replicates, confidence),
-        )
-        for name, outcome in outcomes.items()
-        if name not in baselines
-        for baseline in baselines
-    ]
+def write_result(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write `probe.json`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{RESULT_NAME}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / RESULT_NAME)
 
 
 def ratio_outcome(
@@ -166,23 +163,20 @@ def ratio_outcome(
 
     `units` names the unit that each of the N belongs to; all N of a unit are drawn together.
     """
-    numbers = np.unique(units, return_inverse=True)[1]
-    count, num_seeds = int(numbers.max()) + 1, len(errors)
-    random = np.random.default_rng(seed)
-    seeds = random.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_bootstrap)  # [B, R]
-    drawn = random.multinomial(count, np.full(count, 1 / count), size=num_bootstrap)  # [B, units]
-    total = drawn @ np.bincount(numbers, weights=sizes, minlength=count) * num_seeds  # [B]
-
-    def rates(matrix: Floats) -> Floats:
-        sums = np.stack([np.bincount(numbers, weights=row, minlength=count) for row in matrix])  # [R, units]
-        return np.asarray(((seeds @ sums) * drawn).sum(axis=1) / np.maximum(total, 1e-12))
-
     picked = np.stack([matrix[layer] for matrix, layer in zip(errors, chosen, strict=True)])  # [R, N]
+    matrices = [errors[:, layer] for layer in range(errors.shape[1])]
+    *replicates, chosen_replicates = bootstrap_rates(
+        [*matrices, picked],
+        sizes,
+        np.unique(units, return_inverse=True)[1],
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+    )
     return Outcome(
         layers=layers,
         values=errors.sum(axis=2) / sizes.sum(),
-        replicates=np.stack([rates(errors[:, layer]) for layer in range(errors.shape[1])]),
-        chosen_replicates=rates(picked),
+        replicates=np.stack(replicates),
+        chosen_replicates=chosen_replicates,
         chosen=tuple(chosen),
         dimension=dimension,
         extra=extra or {},

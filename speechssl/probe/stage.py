@@ -1,37 +1,39 @@
 """The stage: representations of the same utterances, probed for one column of their manifest."""
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.encoder import SpeechEncoder, resolve_device
-from speechssl.errors import AudioError, ConfigError
-from speechssl.frames import CONTEXT, Layer, check_layer
-from speechssl.interop import load_encoder
+from speechssl.encoder import SpeechEncoder
 from speechssl.manifest import Manifest
 from speechssl.probe.classify import (
     Choice,
-    Difference,
     LayerScore,
     ProbeScore,
     best_choice,
     bootstrap_accuracies,
     choose_each,
     count_hits,
+    differences,
     interval,
 )
-from speechssl.probe.features import BASELINES, LayerVectors, encoder_vectors, feature_vectors
-from speechssl.probe.parts import Part, check_left, check_parts, draw_training, labelled_part, majority, split, strings
+from speechssl.probe.features import BASELINES, LayerVectors
+from speechssl.probe.parts import (
+    Part,
+    check_left,
+    check_parts,
+    draw_training,
+    labelled_part,
+    load_parts,
+    majority,
+    strings,
+)
+from speechssl.probe.results import write_result
 from speechssl.probe.settings import ProbeConfig, ProbeResult
-from speechssl.types import Utterance
+from speechssl.probe.sources import check_names, frame_sources, layer_names, open_representations, utterance_vectors
 
-RESULT_NAME = "probe.json"
 Progress = Callable[[str], None]
 
 
@@ -56,43 +58,12 @@ def run(config: ProbeConfig, *, progress: Progress | None = None) -> ProbeResult
         ManifestError, CheckpointError: an input cannot be read.
         AudioError: too few recordings can be used.
     """
-    manifest = Manifest.load(config.manifest)
-    if config.test_manifest is not None:
-        train, test = manifest, Manifest.load(config.test_manifest)
-    else:
-        train, test = split(manifest, config)
+    train, test = load_parts(config)
     baselines, encoders = open_representations(config)
     result = probe(train, test, encoders, config=config, baselines=baselines, progress=progress)
     if config.output is not None:
         write_result(config.output, result.to_dict())
     return result
-
-
-def open_representations(config: ProbeConfig) -> tuple[list[str], dict[str, SpeechEncoder]]:
-    """The baselines that are named, and the encoders by name.
-
-    Raises:
-        ConfigError: a name is given twice.
-        CheckpointError: a checkpoint cannot be read.
-    """
-    encoders: dict[str, SpeechEncoder] = {}
-    for word in config.representations:
-        name, equals, source = word.partition("=")
-        if not equals or Path(word).exists():  # a path may hold the sign too
-            name = source = word
-        if name in encoders:
-            raise ConfigError(f"two representations are called {name!r}; name them apart as NAME=CHECKPOINT")
-        if word not in BASELINES:
-            encoders[name] = load_encoder(source, device=resolve_device(config.device))
-    return [name for name in config.representations if name in BASELINES], encoders
-
-
-def write_result(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write `probe.json`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{RESULT_NAME}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / RESULT_NAME)
 
 
 def probe(
@@ -147,10 +118,11 @@ def probe(
         list(hits.values()), test_part.groups, num_bootstrap=config.num_bootstrap, seed=config.seed
     )
     replicates = dict(zip(hits, rates, strict=True))
+    means = {name: float(found_hits.mean()) for name, found_hits in hits.items()}
     return ProbeResult(
         label=config.label,
         scores=tuple(_score(name, counted[name], replicates[name], found[name], test_part, config) for name in found),
-        differences=tuple(_differences(hits, replicates, baselines, config.confidence)),
+        differences=tuple(differences(means, replicates, baselines, config.confidence)),
         num_train=len(draws[0].ids),
         num_test=len(test_part.ids),
         num_classes=len(set(train_part.labels)),
@@ -172,50 +144,12 @@ def _represent(
     failures: dict[str, str],
 ) -> Representation:
     """Vectors of all utterances; those without go into `failures`."""
-
-    def failed(utterance: Utterance, error: AudioError) -> None:
-        failures.setdefault(utterance.id, str(error))
-
-    if name in ("log_mel", "mfcc"):
-        vectors: LayerVectors = {}
-        for manifest in manifests:
-            vectors |= feature_vectors(manifest, name, pool=config.pool, on_error=failed)  # type: ignore[arg-type]
-        return Representation(vectors=[_finite(vectors, failures)], layers=())
-    if name == "random":
-        like = next(iter(encoders.values()))
-        seeds = [config.seed + number for number in range(config.num_seeds)]
-        sources: Iterator[SpeechEncoder] = (SpeechEncoder(like.config, seed=seed).to(like.device) for seed in seeds)
-    else:
-        sources = iter([encoders[name]])
-    every: list[LayerVectors] = []
-    layers: list[Layer] = []
-    for encoder in sources:
-        layers = _layers(name, encoder, config)
-        vectors = {}
-        for manifest in manifests:
-            vectors |= encoder_vectors(
-                manifest,
-                encoder,
-                layers=layers,
-                pool=config.pool,
-                on_error=failed,
-                batch_seconds=config.batch_seconds,
-            )
-        every.append(_finite(vectors, failures))
-    return Representation(vectors=every, layers=tuple(map(str, layers)))
-
-
-def _finite(vectors: LayerVectors, failures: dict[str, str]) -> LayerVectors:
-    for name, values in vectors.items():
-        if not np.isfinite(values).all():
-            failures.setdefault(name, f"{name}: its vectors are not finite; listen to the recording")
-    return vectors
-
-
-def _layers(name: str, encoder: SpeechEncoder, config: ProbeConfig) -> list[Layer]:
-    if config.layer is None:
-        return [*range(encoder.config.num_layers + 1), CONTEXT]
-    return [check_layer(config.layer, encoder, name)]
+    vectors: list[LayerVectors] = []
+    layers: tuple[str, ...] = ()
+    for source in frame_sources(name, encoders, config):
+        vectors.append(utterance_vectors(source, manifests, config.pool, failures))
+        layers = layer_names(source)
+    return Representation(vectors=vectors, layers=layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,34 +225,3 @@ def _score(
         dimension=int(next(iter(representation.vectors[0].values())).shape[1]),
         layerwise=tuple(layerwise),
     )
-
-
-def _differences(
-    hits: Mapping[str, NDArray[np.float64]],
-    replicates: Mapping[str, NDArray[np.float64]],
-    baselines: Sequence[str],
-    confidence: float,
-) -> list[Difference]:
-    return [
-        Difference(
-            name=name,
-            baseline=baseline,
-            difference=float(hits[name].mean() - hits[baseline].mean()),
-            interval=interval(replicates[name] - replicates[baseline], confidence),
-        )
-        for name in hits
-        if name not in baselines
-        for baseline in baselines
-    ]
-
-
-def check_names(baselines: Sequence[str], encoders: Mapping[str, SpeechEncoder]) -> None:
-    """Refuse unknown baselines, encoders with a baseline's name, and a random baseline without an architecture."""
-    unknown = [name for name in baselines if name not in BASELINES]
-    if unknown:
-        raise ConfigError(f"no baseline is called {unknown[0]!r}; there are {', '.join(BASELINES)}")
-    clash = [name for name in encoders if name in BASELINES]
-    if clash:
-        raise ConfigError(f"an encoder cannot be called {clash[0]!r}, as a baseline is; give it another name")
-    if "random" in baselines and not encoders:
-        raise ConfigError("the random baseline needs an encoder's architecture; name a checkpoint too, or leave it out")
