@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from speechssl.embed.locks import shared
 from speechssl.embed.plan import Plan
 from speechssl.embed.settings import EmbedConfig
 from speechssl.embed.stage import EmbedResult, Job, finish, load_job, prepared
@@ -89,7 +90,8 @@ class RankEngine:
             _broadcast(result)
             return result
         plan = _broadcast(None)
-        _sum(self._make_share(job, plan, lambda done, total: None))
+        with shared(job.folder, plan.run):
+            _sum(self._make_share(job, plan, lambda done, total: None))
         found: EmbedResult = _broadcast(None)
         return found
 

@@ -26,7 +26,6 @@ INDEX_NAME = "index"
 FACTS_NAME = "embeddings.json"
 ERRORS_NAME = "errors.jsonl"
 UNFINISHED_NAME = ".unfinished"  # files that are being written; on the same file system, so that they can be renamed
-LOCK_NAME = ".lock"
 
 
 def data_folder(folder: Path, format: Format) -> Path:

@@ -53,7 +53,8 @@ class Plan:
     """What there is to do.
 
     `tasks` rewrite or remove shards first, then add new ones. Counts are of recordings: `num_new` are not in the index,
-    `num_changed` may have other audio, `num_relabelled` other columns, `num_removed` left the manifest.
+    `num_changed` may have other audio, `num_relabelled` other columns, `num_removed` left the manifest. `run` is the
+    name under which the shards may be made (`locks`), once it is to be carried out.
     """
 
     tasks: tuple[ShardTask, ...]
@@ -61,6 +62,7 @@ class Plan:
     num_changed: int
     num_relabelled: int
     num_removed: int
+    run: str = ""
 
 
 def manifest_rows(manifest: Manifest) -> Iterator[Row]:

@@ -1,13 +1,12 @@
 """The stage: a manifest's embeddings, shard by shard, into a table that can be trusted while it grows."""
 
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from speechssl.embed.layout import (
     ERRORS_NAME,
     FACTS_NAME,
     INDEX_NAME,
-    LOCK_NAME,
     SUFFIXES,
     UNFINISHED_NAME,
     data_folder,
@@ -27,6 +25,7 @@ from speechssl.embed.layout import (
     write_json,
 )
 from speechssl.embed.layout import remove_file as _remove_file
+from speechssl.embed.locks import exclusive
 from speechssl.embed.plan import Plan, make_plan, manifest_rows, strays
 from speechssl.embed.settings import EmbedConfig
 from speechssl.embed.shards import FRAME_COLUMNS, PLACE_COLUMNS, ROW_COLUMNS, FrameTimes, remove_shard
@@ -164,7 +163,7 @@ def prepared(job: Job) -> Iterator[Plan]:
     """
     config, folder = job.config, job.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with exclusive(folder) as run:
         _check_folder(folder, job.facts, config.overwrite)
         shutil.rmtree(folder / UNFINISHED_NAME, ignore_errors=True)
         for number in strays(folder, config.format):
@@ -172,7 +171,7 @@ def prepared(job: Job) -> Iterator[Plan]:
         plan = job.plan()
         if plan.tasks or not read_facts(folder).get("complete"):
             write_json(folder / FACTS_NAME, folder, {**job.facts, "complete": False})
-        yield plan
+        yield replace(plan, run=run)
 
 
 def finish(job: Job, plan: Plan, num_computed: int) -> EmbedResult:
@@ -296,17 +295,6 @@ def _check_folder(folder: Path, facts: Mapping[str, Any], overwrite: bool) -> No
             f"{folder}: holds embeddings that were made in another way ({listed}); name another output, or set"
             " overwrite=true"
         )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / LOCK_NAME, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{folder}: another process is writing embeddings there; wait for it") from None
-        yield
-    (folder / LOCK_NAME).unlink(missing_ok=True)
 
 
 def _write_errors(folder: Path, errors: Sequence[tuple[str, str]]) -> None:

@@ -1,4 +1,7 @@
-"""Many processes: torchrun's ranks write the table that one process writes."""
+"""Many processes: torchrun's ranks write the table that one process writes; what a killed run left cannot spoil it.
+
+Ray is in `tests/e2e/test_embed_ray.py`.
+"""
 
 import subprocess
 import sys
@@ -9,8 +12,9 @@ import pytest
 import soundfile
 
 from speechssl import embed
-from speechssl.embed import EmbedConfig, open_index, read_embeddings
+from speechssl.embed import EmbedConfig, locks, open_index, read_embeddings
 from speechssl.encoder import SpeechEncoder, encoder_config
+from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
 from speechssl.types import Utterance
 
@@ -62,3 +66,20 @@ def test_ranks_of_torchrun_give_the_table_of_one_process(config: EmbedConfig, tm
     done = subprocess.run([*launcher, "-m", "speechssl", "embed", *words], capture_output=True, text=True, timeout=180)
     assert done.stdout.count("24 utterances, 24 rows of 32") == 1, done.stdout + done.stderr
     check_same(config, tmp_path / "out")
+
+
+def test_a_new_run_waits_for_the_processes_of_a_killed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InterruptedError), locks.exclusive(tmp_path) as run:
+        raise InterruptedError
+    left_behind = locks.shared(tmp_path, run)
+    left_behind.__enter__()
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match="of an earlier run are still writing"), locks.exclusive(tmp_path):
+        pass
+    left_behind.__exit__(None, None, None)
+    with locks.exclusive(tmp_path) as other:
+        with locks.shared(tmp_path, other), locks.shared(tmp_path, other):
+            pass
+        with pytest.raises(ConfigError, match="another run has begun"), locks.shared(tmp_path, run):
+            pass
+    assert not list(tmp_path.iterdir())

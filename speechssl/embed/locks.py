@@ -1,0 +1,69 @@
+"""Who may write a table: one run at a time, and of its processes only those that belong to it.
+
+A run that is killed may leave processes behind on this or other machines (ranks, actors), which go on for a moment.
+So the processes of a run hold a lock of their own together, and a new run waits until they let go of it.
+"""
+
+import fcntl
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from speechssl.errors import ConfigError
+
+LOCK_NAME = ".lock"
+MAKERS_NAME = ".makers"
+WAIT_SECONDS = 60.0  # for what an earlier run left behind
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[str]:
+    """Be the one run that writes the table in `folder`; gives the name by which its other processes know it.
+
+    Raises:
+        ConfigError: another process is writing there.
+    """
+    with open(folder / LOCK_NAME, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{folder}: another process is writing embeddings there; wait for it") from None
+        run = uuid.uuid4().hex
+        _take_over(folder, run)
+        yield run
+    for name in (LOCK_NAME, MAKERS_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def shared(folder: Path, run: str) -> Iterator[None]:
+    """Be a process of a run.
+
+    Raises:
+        ConfigError: another run has taken over.
+    """
+    with open(folder / MAKERS_NAME, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        file.seek(0)
+        if file.read() != run:
+            raise ConfigError(f"{folder}: another run has begun to write embeddings there; this one was given up")
+        yield
+
+
+def _take_over(folder: Path, run: str) -> None:
+    with open(folder / MAKERS_NAME, "a") as file:
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise ConfigError(
+                        f"{folder}: processes of an earlier run are still writing embeddings there; end them first"
+                    ) from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(run)
