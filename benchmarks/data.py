@@ -40,15 +40,13 @@ TASKS = {
 
 
 def cases() -> list[Case]:
-    """Every task with every loader that can do it, and the bare decoder."""
+    """Every task with every loader that can do it, and the bare decoder; those of one task one after the other."""
+    loaders = [name for name in LOADERS if "torchcodec" not in name or importlib.util.find_spec("torchcodec")]
     chosen: list[Case] = []
-    for loader in LOADERS:
-        if "torchcodec" in loader and importlib.util.find_spec("torchcodec") is None:
-            continue
-        for workers in (0, 2) if loader != ALONE else (0,):
-            for task, peers in TASKS.items():
-                if loader in ("speechssl", *peers) or (loader == ALONE and task in data_files.FORMATS):
-                    chosen.append({"implementation": loader, "workers": workers, "task": task})
+    for task, peers in TASKS.items():
+        for workers in (0, 2):
+            able = ("speechssl", *peers, *((ALONE,) if task in data_files.FORMATS and not workers else ()))
+            chosen += [{"implementation": name, "workers": workers, "task": task} for name in loaders if name in able]
     return chosen + [{"implementation": way, "workers": 0, "task": FIRST} for way in data_first.WAYS]
 
 

@@ -14,7 +14,8 @@ A benchmark is a script whose `__main__` calls `main`. It lists its cases as fla
 
 `python benchmarks/data.py --rounds 5` runs every case once a round, each in a process of its own, in an order that
 turns from round to round, so that a slow moment of the machine meets all sides alike. It writes
-`benchmarks/results/data.json` and regenerates `benchmarks/RESULTS.md` from all results there.
+`benchmarks/results/data.json` and regenerates `benchmarks/RESULTS.md` from all results there. Ctrl-C ends it with the
+rounds that are finished.
 """
 
 import argparse
@@ -192,14 +193,21 @@ def main(
     for place, case in enumerate(chosen):
         groups.setdefault(together(case) if together else place, []).append(place)
     runs: list[list[Numbers]] = [[] for _ in chosen]
-    for number in range(arguments.rounds):
-        order = list(groups.values())
-        for places in order[number % len(order) :] + order[: number % len(order)]:
-            done = run_in_fresh_process(sys.argv[0], [chosen[place] for place in places], timeout=timeout)
-            for place, numbers in zip(places, done, strict=True):
-                runs[place].append(numbers)
-                shown = {key: round(value, 3) for key, value in numbers.items() if key in columns}
-                print(f"round {number + 1}: {chosen[place]} {shown}", file=sys.stderr, flush=True)
+    try:
+        for number in range(arguments.rounds):
+            order = list(groups.values())
+            for places in order[number % len(order) :] + order[: number % len(order)]:
+                done = run_in_fresh_process(sys.argv[0], [chosen[place] for place in places], timeout=timeout)
+                for place, numbers in zip(places, done, strict=True):
+                    runs[place].append(numbers)
+                    shown = {key: round(value, 3) for key, value in numbers.items() if key in columns}
+                    print(f"round {number + 1}: {chosen[place]} {shown}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        finished = min(map(len, runs))
+        if not finished:
+            raise
+        print(f"interrupted: {finished} of {arguments.rounds} rounds are kept", file=sys.stderr)
+        runs = [numbers[:finished] for numbers in runs]
     result = {
         "title": title,
         "notes": notes,

@@ -3,7 +3,7 @@
 Shapes: B utterances, T frames, D model dim, H heads, E = D / H dims of a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from speechssl.nn.dropout import dropout, is_plain_cpu
 from speechssl.nn.dropped_attention import DroppedAttention
+from speechssl.nn.packing import Packing
 from speechssl.nn.relative_positions import AttentionPositions
 
 Activation = Literal["gelu", "swish"]
@@ -31,32 +32,35 @@ class SelfAttention(nn.Module):
         self.output_projection = nn.Linear(dim, dim)
         self.positions = positions
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None, shared: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, attention_mask: Tensor | None, shared: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
         """Attend.
 
         Args:
             x: `[B, T, D]`.
             attention_mask: bool `[B, 1, 1, T]` (True = may be looked at) or None.
             shared: what all layers know of relative positions (`SharedPositions`), where there are any.
+            packing: of `x` `[1, N, D]`, whose utterances look each at itself; without relative positions only.
 
         Returns:
-            `[B, T, D]`.
+            As `x`.
         """
         batch, time, dim = x.shape
         heads = (batch, time, 3, self.num_heads, dim // self.num_heads)
         if self.positions is None:
             projected = self.input_projection(x).view(heads)
-            if self.training and self.dropout > 0 and is_plain_cpu(x):
-                joined = DroppedAttention.apply(  # type: ignore[no-untyped-call]
-                    projected, attention_mask, self.dropout
-                )  # [B, T, H, E]
-                mixed: Tensor = self.output_projection(joined.view(batch, time, dim))
+            drops = self.training and self.dropout > 0 and is_plain_cpu(x)
+            if packing is not None or (drops and attention_mask is None):
+                lengths = (time,) * batch if packing is None else packing.lengths
+                joined = self._attend_each(projected.flatten(0, 1), lengths, drops)  # [N, H, E]
+                mixed: Tensor = self.output_projection(joined.reshape(batch, time, dim))
                 return mixed
             # [B, T, 3, H, E] -> three of [B, H, T, E]
             query, key, value = projected.permute(2, 0, 3, 1, 4)
             bias = attention_mask
         else:
-            assert shared is not None, "relative positions need what the context encoder shares among its layers"
+            assert packing is None and shared is not None, "relative positions need what the layers share"
             query, key, value = (
                 self.positions.project(x, self.input_projection, shared).view(heads).permute(2, 0, 3, 1, 4)
             )
@@ -73,6 +77,19 @@ class SelfAttention(nn.Module):
             joined = joined.clone(memory_format=torch.contiguous_format)
         output: Tensor = self.output_projection(joined.reshape(batch, time, dim))
         return output
+
+    def _attend_each(self, projected: Tensor, lengths: Sequence[int], drops: bool) -> Tensor:
+        """Queries, keys and values `[N, 3, H, E]` of utterances one after the other -> `[N, H, E]`."""
+        if drops:
+            dropped: Tensor = DroppedAttention.apply(  # type: ignore[no-untyped-call]
+                projected, lengths, self.dropout
+            )
+            return dropped
+        attended = []
+        for part in torch.split(projected, list(lengths)):
+            query, key, value = part.permute(1, 2, 0, 3)[:, None]  # [T, 3, H, E] -> three of [1, H, T, E]
+            attended.append(F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1))
+        return torch.cat(attended)
 
 
 class FeedForward(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from speechssl.nn.attention import Activation, FeedForward, SelfAttention
 from speechssl.nn.conformer import ConformerLayer, ConvolutionModule, ConvolutionNorm
-from speechssl.nn.dropout import dropout
+from speechssl.nn.dropout import dropout, is_plain_cpu
+from speechssl.nn.packing import Packing
 from speechssl.nn.positions import BatchNormConvPositions, ConvPositions, StackedConvPositions
 from speechssl.nn.relative_positions import (
     AttentionPositionKind,
@@ -96,14 +97,19 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
 
     def forward(
-        self, x: Tensor, attention_mask: Tensor | None, shared: Tensor | None = None, padding: Tensor | None = None
+        self,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        shared: Tensor | None = None,
+        padding: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """`x` `[B, T, D]`, `attention_mask` bool `[B, 1, 1, T]` or None -> `[B, T, D]`."""
+        """`x` `[B, T, D]`, `attention_mask` bool `[B, 1, 1, T]` or None -> `[B, T, D]`; or both `[1, N, D]`, packed."""
         if self.norm_position == "pre":
-            x = x + self._drop(self.attention(self.attention_norm(x), attention_mask, shared))
+            x = x + self._drop(self.attention(self.attention_norm(x), attention_mask, shared, packing))
             x = x + self.feed_forward(self.feed_forward_norm(x))
         else:
-            x = self.attention_norm(x + self._drop(self.attention(x, attention_mask, shared)))
+            x = self.attention_norm(x + self._drop(self.attention(x, attention_mask, shared, packing)))
             x = self.feed_forward_norm(x + self.feed_forward(x))
         return x
 
@@ -143,6 +149,7 @@ class ContextEncoder(nn.Module):
         self.layer_drop = layer_drop
         self.positions = _make_positions(dim, position_kernel, position_groups, variant, mask_padding)
         self.shared_positions = _make_shared_positions(dim, num_heads, variant)
+        self.looks_across_frames_in_attention_only = variant.layer == "transformer" and self.shared_positions is None
         has_norm = norm_position == "post" or variant.output_norm
         self.norm: nn.LayerNorm | nn.Identity = nn.LayerNorm(dim) if has_norm else nn.Identity()
 
@@ -193,19 +200,23 @@ class ContextEncoder(nn.Module):
 
         Args:
             x: `[B, T, D]`.
-            padding: bool `[B, T]`, True in the padding; None when there is none, which keeps the fast kernels.
+            padding: bool `[B, T]`, True in the padding, which is behind the utterance; None when there is none, which
+                keeps the fast kernels. On the CPU the transformer's layers leave it out (`nn/packing.py`).
             layers: also return the transformer's input and each layer's output.
 
         Returns:
             context `[B, T, D]`, and num_layers + 1 tensors `[B, T, D]` or None. With pre-norm the last of them is the
-            context before the final norm.
+            context before the final norm. What stands in the padding is undefined.
         """
-        attention_mask = None
+        attention_mask = packing = None
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0)
             attention_mask = ~padding[:, None, None, :]
         if self.positions is not None:
             x = x + self.positions(x, padding)
+        if padding is not None and self.looks_across_frames_in_attention_only and is_plain_cpu(x):
+            packing = Packing.of(padding)
+            x = packing.pack(x)
         if self.norm_position == "post":
             x = self.norm(x)
         x = dropout(x, self.dropout, self.training)
@@ -213,10 +224,13 @@ class ContextEncoder(nn.Module):
         outputs = [x]
         for layer in self.layers:
             if not self._skips_layer():
-                x = layer(x, attention_mask, shared, padding)
-            outputs.append(x)
+                x = layer(x, attention_mask, shared, padding) if packing is None else layer(x, None, packing=packing)
+            if layers:
+                outputs.append(x)
         if self.norm_position == "pre":
             x = self.norm(x)
+        if packing is not None:
+            x, outputs = packing.unpack(x), [packing.unpack(output) for output in outputs if layers]
         return x, outputs if layers else None
 
     def compile_feed_forward(self) -> None:

@@ -58,6 +58,24 @@ def test_norms_stand_where_the_names_say(norm_position: Any) -> None:
     assert is_normalized == (norm_position == "post")
 
 
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_leaving_out_the_padding_is_masking_it(norm_position: str) -> None:
+    """Valid frames and all gradients are those of padded layers whose attention is masked."""
+    encoder = make(norm_position=norm_position).double()
+    x = noise(3, 9, DIM).double().requires_grad_()
+    padding = torch.arange(9) >= torch.tensor([4, 9, 1])[:, None]
+    scale = noise(3, 9, DIM).double().masked_fill(padding[:, :, None], 0)
+    results = []
+    for leaves_out in (True, False):
+        encoder.looks_across_frames_in_attention_only = leaves_out
+        context, layers = encoder(x, padding, layers=True)
+        loss = (context * scale).sum() + sum((layer * scale).square().sum() for layer in layers)
+        inputs = [x, *encoder.parameters()]
+        results.append([context[~padding], *torch.autograd.grad(loss, inputs)])
+    for packed, masked in zip(*results, strict=True):
+        torch.testing.assert_close(packed, masked, rtol=1e-10, atol=1e-12)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_padding_changes_nothing(norm_position: str) -> None:

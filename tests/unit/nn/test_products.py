@@ -99,22 +99,22 @@ def test_grouped_convolution_and_its_gradients_are_those_of_conv1d(kernel: int) 
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("lengths", [None, [9, 5]])
+@pytest.mark.parametrize("lengths", [[9, 9], [9, 5], [1]])
 def test_attention_with_dropout_is_that_of_torch_with_the_same_mask(
-    lengths: list[int] | None, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
-    projected = torch.randn(2, 9, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    kept, share = keep_mask((2, 4, 9, 9), 0.3)
+    projected = torch.randn(sum(lengths), 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    kept, share = keep_mask((4 * sum(length**2 for length in lengths),), 0.3)
     monkeypatch.setattr(dropped_attention, "keep_mask", lambda *_: (kept, share))
-    allowed = None if lengths is None else (torch.arange(9)[None] < torch.tensor(lengths)[:, None])[:, None, None]
-    ours = DroppedAttention.apply(projected, allowed, 0.3)  # type: ignore[no-untyped-call]
-    query, key, value = projected.permute(2, 0, 3, 1, 4)
-    scores = query @ key.transpose(2, 3) / 5**0.5
-    scores = scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))
-    theirs = ((scores.softmax(dim=-1) * kept / share) @ value).transpose(1, 2)
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(gradients(ours, [projected]), gradients(theirs, [projected]))
+    ours = DroppedAttention.apply(projected, lengths, 0.3)  # type: ignore[no-untyped-call]
+    theirs = []
+    for rows, keep in zip(projected.split(lengths), kept.split([4 * n**2 for n in lengths]), strict=True):
+        query, key, value = rows.permute(1, 2, 0, 3)
+        weights = (query @ key.transpose(1, 2) / 5**0.5).softmax(dim=-1) * keep.view(4, len(rows), -1) / share
+        theirs.append((weights @ value).transpose(0, 1))
+    torch.testing.assert_close(ours, torch.cat(theirs))
+    torch.testing.assert_close(gradients(ours, [projected]), gradients(torch.cat(theirs), [projected]))
 
 
 def test_attention_drops_in_training_only() -> None:
