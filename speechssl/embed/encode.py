@@ -125,7 +125,7 @@ def _encode_long_file(utterance: Utterance, extractor: Extractor, settings: Enco
         )
 
     found = encode_long(extractor, open_blocks, settings.chunks, bf16=settings.precision == "bf16")
-    if not np.isfinite(found.vectors).all():
+    if isinstance(_checked(found.vectors), str):
         raise AudioError(f"{utterance.audio_filepath}: {_NOT_FINITE}")
     return Encoded(
         id=utterance.id,
@@ -189,7 +189,8 @@ def _encode(batch: AudioBatch, extractor: Extractor, settings: EncodeSettings) -
 
 
 def _checked(vectors: NDArray[np.float32]) -> NDArray[np.float32] | str:
-    return vectors if np.isfinite(vectors).all() else _NOT_FINITE
+    ends = (vectors.min(), vectors.max())  # of an hour's frames without a copy; NaN is passed on
+    return vectors if np.isfinite(ends).all() else _NOT_FINITE
 
 
 def _part(batch: AudioBatch, places: list[int]) -> AudioBatch:

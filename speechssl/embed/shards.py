@@ -6,7 +6,7 @@ follow on each other in the order of the index, one row each, or one row a frame
 Shapes: R rows of a layer, K layers, T frames, E embedding dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -156,6 +156,12 @@ def to_dtype(values: NDArray[np.float32], dtype: Dtype) -> NDArray[np.float32]:
     return values
 
 
+def fits(values: NDArray[np.float32], dtype: Dtype) -> bool:
+    """Whether all values are finite, also in a narrower dtype."""
+    ends = np.array([values.min(), values.max()], dtype=np.float32)  # rounding keeps the order; NaN is passed on
+    return bool(np.isfinite(to_dtype(ends, dtype)).all())
+
+
 def _placed(clips: pa.Table, counts: NDArray[np.int64], number: int) -> pa.Table:
     """The clips with the places of their rows; those with an error have none."""
     is_good = pa.compute.is_null(clips["error"]).to_numpy()
@@ -180,7 +186,8 @@ def _write_data(
         return
     stacked = np.empty((len(shape.layers), int(counts.sum()), shape.dimension), dtype=np.float32)
     for place in range(len(shape.layers)):
-        stacked[place] = _layer_rows(vectors, place, shape)
+        for first, rows in _row_groups(vectors, counts, place, shape):
+            stacked[place, first : first + len(rows)] = rows
     if shape.format == "numpy":
         kind = np.float16 if shape.dtype == "float16" else np.float32
         with open(path, "wb") as file:  # np.save would add a suffix to the name
@@ -200,24 +207,32 @@ def _write_parquet(
     writer: pq.ParquetWriter | None = None
     try:
         for place, layer in enumerate(shape.layers):
-            rows = _layer_rows(vectors, place, shape)
-            flat = pa.array(rows.astype(kind, copy=False).reshape(-1))
-            table = row_columns(good, counts, layer, shape.times)
-            place_of = table.column_names.index("layer") + 1
-            table = table.add_column(place_of, "embedding", pa.FixedSizeListArray.from_arrays(flat, shape.dimension))
-            if writer is None:
-                named = [name for name in table.column_names if name != "embedding"]
-                writer = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=named)
-            writer.write_table(table, row_group_size=GROUP_ROWS)
+            columns = row_columns(good, counts, layer, shape.times)
+            place_of = columns.column_names.index("layer") + 1
+            for first, rows in _row_groups(vectors, counts, place, shape):
+                flat = pa.array(rows.astype(kind, copy=False).reshape(-1))
+                lists = pa.FixedSizeListArray.from_arrays(flat, shape.dimension)
+                table = columns.slice(first, len(rows)).add_column(place_of, "embedding", lists)
+                if writer is None:
+                    named = columns.column_names
+                    writer = pq.ParquetWriter(path, table.schema, compression="zstd", use_dictionary=named)
+                writer.write_table(table, row_group_size=GROUP_ROWS)
     finally:
         if writer is not None:
             writer.close()
 
 
-def _layer_rows(vectors: Sequence[NDArray[np.float32]], place: int, shape: ShardShape) -> NDArray[np.float32]:
-    """All rows f32 `[R, E]` of a layer."""
-    if shape.times is None:
-        rows = np.stack([row[place] for row in vectors])
-    else:
-        rows = np.concatenate([row[place] for row in vectors])
-    return to_dtype(rows, shape.dtype)
+def _row_groups(
+    vectors: Sequence[NDArray[np.float32]], counts: NDArray[np.int64], place: int, shape: ShardShape
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The rows of a layer, `GROUP_ROWS` at a time: the number of the first, and f32 `[rows, E]`."""
+    ends = np.cumsum(counts)
+    for first in range(0, int(ends[-1]), GROUP_ROWS):
+        last = min(first + GROUP_ROWS, int(ends[-1]))
+        parts = []
+        for number in range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(ends, last)) + 1):
+            start = int(ends[number] - counts[number])
+            own = vectors[number][place]
+            rows = own[None] if shape.times is None else own
+            parts.append(rows[max(0, first - start) : last - start])
+        yield first, to_dtype(np.concatenate(parts), shape.dtype)

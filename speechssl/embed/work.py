@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from speechssl.embed.encode import EncodeSettings, encode_rows
 from speechssl.embed.layout import shard_paths
 from speechssl.embed.plan import Row, ShardTask
-from speechssl.embed.shards import PLACE_COLUMNS, ShardShape, read_layer, remove_shard, to_dtype, write_shard
+from speechssl.embed.shards import PLACE_COLUMNS, ShardShape, fits, read_layer, remove_shard, write_shard
 from speechssl.errors import AudioError
 from speechssl.extraction import Extractor
 from speechssl.manifest import Manifest
@@ -76,7 +76,7 @@ class ShardMaker:
                 vectors = old.vectors(found.id)
             else:
                 computed += 1
-            if not np.isfinite(to_dtype(vectors, self.shape.dtype)).all():
+            if not fits(vectors, self.shape.dtype):
                 largest = float(np.abs(vectors).max())
                 reason = f"its values reach {largest:.3g}, too large for {self.shape.dtype}; use float32 or bfloat16"
                 results[found.id] = _Result(error=reason)

@@ -92,17 +92,18 @@ def encode_long(
     pieces = list(_pieces(num_frames, extractor, settings))
     waveforms = cut(normalized(), (piece.samples for piece in pieces))
     summary: Summary | None = None
-    frames: list[NDArray[np.float32]] = []
+    shape = (len(extractor.wanted.keys), num_frames if extractor.pooling is None else 0, extractor.dimension)
+    vectors = np.empty(shape, dtype=np.float32)
+    num_done = 0
     for piece, waveform in zip(pieces, waveforms, strict=True):
         found = _encode_piece(extractor, waveform, statistics, bf16)[:, :, piece.keep]
         if extractor.pooling is None:
-            frames.append(extractor.normalized(found)[:, 0].cpu().numpy())
+            vectors[:, num_done : num_done + found.shape[2]] = extractor.normalized(found)[:, 0].cpu().numpy()
+            num_done += found.shape[2]
             continue
         more = extractor.summarize(found, torch.tensor([found.shape[2]], device=found.device))
         summary = more if summary is None else extractor.pooling.merge(summary, more)
-    if summary is None:
-        vectors = np.concatenate(frames, axis=1)
-    else:
+    if summary is not None:
         vectors = extractor.finish(summary)[:, 0].cpu().numpy()
     return LongResult(vectors=vectors, num_samples=survey.num_samples, content_sha256=survey.content_sha256)
 

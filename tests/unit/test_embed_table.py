@@ -16,7 +16,7 @@ import torch
 
 from speechssl import embed
 from speechssl.cli import main
-from speechssl.embed import EmbedConfig, load_table, open_index, read_embeddings
+from speechssl.embed import EmbedConfig, load_table, open_index, read_embeddings, shards
 from speechssl.embed.verify import verify
 from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import ConfigError
@@ -90,6 +90,21 @@ def test_every_layer_in_one_pass_is_that_of_each_recording_alone(config: EmbedCo
             np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, rtol=1e-5)
     with pytest.raises(ConfigError, match="holds the layers 0, 1, 2, 3, null"):
         index.read()
+
+
+@pytest.mark.parametrize("format", ["parquet", "safetensors", "numpy"])
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_rows_written_piece_by_piece_are_those_written_at_once(
+    config: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str, format: str
+) -> None:
+    both = changed(config, layers=("1", "3"), pool=pool, format=format, whole_seconds=0.7, chunk_seconds=0.3)
+    embed.run(both)
+    expected = read_embeddings(both.output)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 2 if pool == "mean" else 7)
+    embed.run(changed(both, output=tmp_path / "pieces"))
+    found = read_embeddings(tmp_path / "pieces")
+    assert found.table.equals(expected.table)
+    assert np.array_equal(found.vectors, expected.vectors)
 
 
 def test_layers_are_there_although_training_would_drop_them(config: EmbedConfig) -> None:
