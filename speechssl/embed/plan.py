@@ -7,8 +7,9 @@ from the manifest and the index on disk, and two processes that look at the same
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def make_plan(
     tasks: list[ShardTask] = []
     counts = {"changed": 0, "relabelled": 0, "removed": 0}
     taken: set[int] = set()
-    last = -1
+    finished: dict[int, list[str]] = {}
     for number, index in finished_shards(folder, format):
-        last = max(last, number)
+        finished[number] = index["id"]
         kept = [places[name] for name in index["id"] if name in places and places[name] not in taken]
         taken.update(kept)
         counts["removed"] += len(index["id"]) - len(kept)
@@ -110,13 +111,38 @@ def make_plan(
         counts["relabelled"] += len(set(relabelled) - set(changed))
         if changed or relabelled or len(kept) < len(index["id"]):
             tasks.append(_task(number, kept, rows))
+    cut = partial(plan_spans, shard_rows=shard_rows, row_bytes=row_bytes, frame_rate=frame_rate)
     new = [place for place in range(len(rows)) if place not in taken]
-    spans = plan_spans(durations[new], shard_rows=shard_rows, row_bytes=row_bytes, frame_rate=frame_rate)
-    tasks += [_task(last + 1 + number, new[first:end], rows) for number, (first, end) in enumerate(spans)]
+    added = _interrupted(rows, durations, finished, cut)
+    if added is None:
+        last = max(finished, default=-1)
+        added = {last + 1 + number: new[first:end] for number, (first, end) in enumerate(cut(durations[new]))}
+    tasks += [_task(number, kept, rows) for number, kept in added.items()]
     return Plan(
         tasks=tuple(tasks), num_new=len(new), num_changed=counts["changed"], num_relabelled=counts["relabelled"],
         num_removed=counts["removed"],
     )  # fmt: skip
+
+
+def _interrupted(
+    rows: Sequence[Row],
+    durations: NDArray[np.float64],
+    finished: Mapping[int, list[str]],
+    cut: Callable[[NDArray[np.float64]], list[tuple[int, int]]],
+) -> dict[int, list[int]] | None:
+    """Shards that an interrupted run left out, so that the table will be as if nothing had happened.
+
+    Several processes do not finish their shards in order. Cut anew from the first missing one on, the rows fall into
+    the same shards, unless the manifest or the settings are others; then None.
+    """
+    first = next(number for number in range(len(finished) + 1) if number not in finished)
+    before = {name for number, names in finished.items() if number < first for name in names}
+    rest = [place for place, row in enumerate(rows) if row.id not in before]
+    planned = {first + number: rest[start:end] for number, (start, end) in enumerate(cut(durations[rest]))}
+    for number, names in finished.items():
+        if number > first and [rows[place].id for place in planned.get(number, [])] != names:
+            return None
+    return {number: places for number, places in planned.items() if number not in finished}
 
 
 def plan_spans(

@@ -304,6 +304,34 @@ for delay in delays:
     assert {path.name for path in config.output.iterdir()} == {"embeddings.json", "embeddings.parquet", "index"}
 
 
+@pytest.mark.parametrize("missing", [(0,), (1,), (0, 2), (1, 3), (3,), (2, 3)])
+def test_shards_finished_out_of_order_give_the_order_of_one_process(
+    config: EmbedConfig, tmp_path: Path, names: list[str], missing: tuple[int, ...]
+) -> None:
+    embed.run(config)
+    expected = read_embeddings(config.output)
+    for number in missing:
+        for path in config.output.glob(f"*/shard-{number:06d}.*"):
+            path.unlink()
+    found = embed.run(config)
+    assert found.num_computed == sum(1 if number == 3 else 3 for number in missing)
+    again = read_embeddings(config.output)
+    assert again.table.equals(expected.table)
+    assert np.array_equal(again.vectors, expected.vectors)
+
+
+def test_a_missing_shard_of_another_manifest_is_filled_behind(
+    config: EmbedConfig, tmp_path: Path, names: list[str]
+) -> None:
+    embed.run(config)
+    for path in config.output.glob("*/shard-000001.*"):
+        path.unlink()
+    names = [*names[:8], *names[9:]]
+    write_manifest(tmp_path, names)
+    embed.run(config)
+    assert sorted(open_index(config.output).clips["id"].to_pylist()) == names
+
+
 def test_killed_between_the_files_of_a_shard(config: EmbedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step of writing is the last one of some run; the next run makes it good."""
     reference = read_embeddings(embed.run(changed(config, output=config.output / "whole")).path)
