@@ -19,6 +19,7 @@ from speechssl.ctc.scored import ScoredToken, ScoredWord
 from speechssl.ctc.spelling import OnUnknown, spell
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
+from speechssl.files import write_text, writing
 from speechssl.interop import load_asr
 from speechssl.manifest import Manifest
 from speechssl.timing import Character, Word, to_ctm, to_entries, to_srt, to_textgrid, to_vtt
@@ -129,7 +130,8 @@ def run(config: AlignConfig, *, progress: Callable[[int, int], None] | None = No
         prior_weight=config.prior_weight,
     )  # fmt: skip
     if config.output is not None:
-        _write(config.output, render(alignment, format=config.format, name=config.audio.stem, path=str(config.audio)))
+        text = render(alignment, format=config.format, name=config.audio.stem, path=str(config.audio))
+        write_text(config.output, text)
     return AlignResult(
         num_aligned=1,
         unknown=alignment.unknown,
@@ -329,20 +331,14 @@ def _write_all(config: AlignConfig, results: Iterator[tuple[Utterance, Alignment
     if config.format not in ("json", "ctm"):
         for utterance, found in results:
             text = render(found, format=config.format, name=utterance.id, path=utterance.audio_filepath)
-            _write(config.output / (utterance.id.replace("/", "_") + SUFFIXES[config.format]), text)
+            write_text(config.output / (utterance.id.replace("/", "_") + SUFFIXES[config.format]), text)
         return
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = config.output.with_name(f".{config.output.name}.writing")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for utterance, found in results:
-                if config.format == "ctm":
-                    file.write(to_ctm(found.words, recording=utterance.id))
-                else:
-                    file.write(json.dumps(_row(utterance, found), ensure_ascii=False) + "\n")
-        temporary.replace(config.output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(config.output) as file:
+        for utterance, found in results:
+            if config.format == "ctm":
+                file.write(to_ctm(found.words, recording=utterance.id))
+            else:
+                file.write(json.dumps(_row(utterance, found), ensure_ascii=False) + "\n")
 
 
 def _row(utterance: Utterance, found: Alignment) -> dict[str, Any]:
@@ -351,13 +347,3 @@ def _row(utterance: Utterance, found: Alignment) -> dict[str, Any]:
     known |= {"sample_rate": utterance.sample_rate, "text": utterance.text, "speaker": utterance.speaker}
     known |= {"language": utterance.language, **utterance.extra, **columns(found)}
     return {key: value for key, value in known.items() if value is not None}
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import ConfigError
-from speechssl.evaluation import Evaluation, load_evaluation, replacing
+from speechssl.evaluation import Evaluation, load_evaluation
+from speechssl.files import writing
 from speechssl.scoring import (
     Breakdown,
     MatchedPairs,
@@ -195,7 +196,7 @@ def _save(result: CompareResult, evaluations: Mapping[str, Evaluation], config: 
             for column, found in result.breakdowns.items()
         },
     }
-    with replacing(config.output / COMPARISON_FILE) as file:
+    with writing(config.output / COMPARISON_FILE) as file:
         json.dump(content, file, ensure_ascii=False, indent=2)
         file.write("\n")
     _write_pairs(config.output / PAIRS_FILE, result.pairs)
@@ -219,7 +220,7 @@ def _system(name: str, report: ErrorReport, evaluation: Evaluation) -> dict[str,
 
 
 def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    with replacing(path) as file:
+    with writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(
             "a b wer_difference wer_low wer_high cer_difference cer_low cer_high probability_of_improvement"
@@ -236,7 +237,7 @@ def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 
 def _write_utterances(path: Path, reports: Mapping[str, ErrorReport]) -> None:
     """One line an utterance, with every system's text and word errors."""
-    with replacing(path) as file:
+    with writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(
             ["id", "reference", *(f"{what}: {name}" for name in reports for what in ("errors", "hypothesis"))]

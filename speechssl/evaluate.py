@@ -16,8 +16,9 @@ from speechssl.ctc.decoding.file import DECODER_FILE, write_settings
 from speechssl.data import iterate_once
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
-from speechssl.evaluation import RESULT_FILE, UTTERANCES_FILE, read_hypotheses, replacing, save_report
+from speechssl.evaluation import RESULT_FILE, UTTERANCES_FILE, read_hypotheses, save_report
 from speechssl.evaluation.columns import chosen_columns, column_values, has_several
+from speechssl.files import writing
 from speechssl.interop import identify, load_asr
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
@@ -283,7 +284,7 @@ def _save_nbest(found: Mapping[str, Hypothesis], directory: Path) -> None:
     """One line a hypothesis: `score` is what they are ranked by, `lm_log10` the language model's share before its
     weight.
     """
-    with replacing(directory / NBEST_FILE) as file:
+    with writing(directory / NBEST_FILE) as file:
         for name, best in found.items():
             for rank, one in enumerate((best, *best.alternatives), start=1):
                 scores = {"acoustic": one.log_probability, "lm_log10": one.lm_log10, "score": one.score}

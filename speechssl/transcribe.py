@@ -5,7 +5,6 @@ A bad recording is reported and the others go on.
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from speechssl.ctc.decoding import BeamConfig, choose_decoder
 from speechssl.ctc.decoding.choice import check_decoder
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError
+from speechssl.files import write_text
 from speechssl.interop import load_asr
 from speechssl.seams import SeamError, seam_error
 from speechssl.streaming import StreamConfig
@@ -188,7 +188,7 @@ def run(
         files.append(file)
         if config.output is not None and file.transcript is not None:
             written.append(config.output / name)
-            _write(written[-1], render([file], format=config.format, timestamps=config.timestamps))
+            write_text(written[-1], render([file], format=config.format, timestamps=config.timestamps))
         if on_file is not None:
             on_file(file)
         if progress is not None:
@@ -314,13 +314,3 @@ def _output_names(relative: Sequence[Path], suffix: str) -> list[Path]:
         taken.add(candidates[0])
         names.append(candidates[0])
     return names
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from speechssl.config.convert import build, field_types, nested_dataclass
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 
 __all__ = [
     "differing_keys",
@@ -82,10 +83,7 @@ def write_yaml(config: Any, path: Path | str) -> None:
     from speechssl.config.yaml_file import dump_yaml
 
     values = _plain(config) if isinstance(config, Mapping) else to_dict(config)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(dump_yaml(values), encoding="utf-8")
-    temporary.replace(path)
+    write_text(Path(path), dump_yaml(values))
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

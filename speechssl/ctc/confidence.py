@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.errors import CheckpointError, ConfigError, ManifestError
+from speechssl.files import write_text
 
 CONFIDENCE_FILE = "confidence.json"
 Method = Literal["temperature", "isotonic"]
@@ -74,9 +75,7 @@ class Calibration:
         points = [list(point) for point in self.points]
         values = {"method": self.method, "temperature": self.temperature, "bias": self.bias, "points": points}
         path = directory / CONFIDENCE_FILE
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text(json.dumps({**values, **facts}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, json.dumps({**values, **facts}, indent=1) + "\n")
         return path
 
     @classmethod

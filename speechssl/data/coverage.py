@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from speechssl.data.dataset import Unreadable
 from speechssl.data.ranks import Ranks
+from speechssl.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +120,9 @@ class CoverageFile:
             file.write(json.dumps({**asdict(coverage), **shares}) + "\n")
 
     def _trim(self, epoch: int, first_place: int) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         kept = [line for line in lines if _place(line) < (epoch, first_place)]
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(self._path)
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
 
 
 def _place(line: str) -> tuple[float, float]:

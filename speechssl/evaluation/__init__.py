@@ -5,7 +5,6 @@ from speechssl.evaluation.folder import (
     UTTERANCES_FILE,
     Evaluation,
     load_evaluation,
-    replacing,
     save_report,
 )
 from speechssl.evaluation.hypotheses import HypothesesFile, read_hypotheses
@@ -17,6 +16,5 @@ __all__ = [
     "HypothesesFile",
     "load_evaluation",
     "read_hypotheses",
-    "replacing",
     "save_report",
 ]

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from speechssl.errors import ManifestError
+from speechssl.files import writing
 from speechssl.scoring import Breakdown, Confusions, count_confusions, count_errors, report_of
 from speechssl.scoring.groups import Value
 from speechssl.types import ErrorReport
@@ -56,7 +55,7 @@ def save_report(
     directory.mkdir(parents=True, exist_ok=True)
     confusions = count_confusions(report)
     columns = {name: values for name, values in (columns or {}).items() if name not in COLUMNS}
-    with replacing(directory / UTTERANCES_FILE) as file:
+    with writing(directory / UTTERANCES_FILE) as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *columns])
         for u in report.utterances:
@@ -73,7 +72,7 @@ def save_report(
         "columns": {name: "number" if _is_numeric(values) else "text" for name, values in columns.items()},
         **(details or {}),
     }
-    with replacing(directory / RESULT_FILE) as file:
+    with writing(directory / RESULT_FILE) as file:
         json.dump(result, file, ensure_ascii=False, indent=2)
         file.write("\n")
 
@@ -125,18 +124,6 @@ def load_evaluation(directory: str | Path) -> Evaluation:
     return Evaluation(directory=directory, report=report, result=result, columns=columns)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name when it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _rates(report: ErrorReport) -> dict[str, Any]:
     utterances = report.utterances
     return {
@@ -180,7 +167,7 @@ def _most_frequent(confusions: Confusions) -> dict[str, list[dict[str, Any]]]:
 
 def _write_confusions(path: Path, confusions: Confusions) -> None:
     said = confusions.num_said
-    with replacing(path) as file:
+    with writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(["kind", "reference", "hypothesis", "count", "times_said"])
         for (reference, hypothesis), count in confusions.substitutions.items():
@@ -192,7 +179,7 @@ def _write_confusions(path: Path, confusions: Confusions) -> None:
 
 
 def _write_breakdowns(path: Path, breakdowns: Sequence[Breakdown]) -> None:
-    with replacing(path) as file:
+    with writing(path) as file:
         writer = csv.writer(file)
         names = "num_utterances num_words substitutions deletions insertions wer cer".split()
         writer.writerow(["column", "group", *names, "wer_low", "wer_high", "cer_low", "cer_high", "interval_over"])

@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from speechssl.config import to_dict, write_yaml
 from speechssl.errors import ManifestError, TrainingError
+from speechssl.files import write_text
 from speechssl.jobs import Job, num_cores, run_jobs
 from speechssl.label_efficiency.analysis import Analysis, Metric, analyse, counts_by_unit
 from speechssl.label_efficiency.checks import DryRun, check_manifests, try_one_step
@@ -122,8 +122,8 @@ def summarize(
         ],
         "tests": {test: {metric: asdict(found) for metric, found in by.items()} for test, by in analyses.items()},
     }
-    _write(config.output / RESULTS_FILE, json.dumps(_finite(record), indent=1, default=str) + "\n")
-    _write(config.output / TABLES_FILE, markdown(record, analyses))
+    write_text(config.output / RESULTS_FILE, json.dumps(_finite(record), indent=1, default=str) + "\n")
+    write_text(config.output / TABLES_FILE, markdown(record, analyses))
     return LabelEfficiencyResult(output=config.output, analyses=analyses, to_dict=record)
 
 
@@ -243,12 +243,6 @@ def _analyse(
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _finite(value: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from speechssl.errors import ManifestError
+from speechssl.files import replacing
 from speechssl.manifest import loading, paths
 from speechssl.manifest.cache import Cache
 from speechssl.manifest.checks import check_ids
@@ -100,17 +101,12 @@ class Manifest:
         if path.suffix.lower() not in loading.FORMATS:
             raise ManifestError(f"{path}: a manifest's name must end in .jsonl, .json or .parquet")
         moved = self.rebased(path.parent)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         batches = moved._rows.scan(moved.column_names)
-        try:
+        with replacing(path) as temporary:
             if path.suffix.lower() == ".parquet":
                 write_parquet(batches, moved._rows.schema, temporary)
             else:
                 write_json_lines(batches, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return moved
 
     def rebased(self, folder: str | os.PathLike[str]) -> "Manifest":

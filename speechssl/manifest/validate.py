@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from speechssl import audio as audio_files
 from speechssl.audio import SPAN_TOLERANCE_SECONDS, RecordingError
 from speechssl.errors import ManifestError
+from speechssl.files import writing
 from speechssl.manifest import paths
 from speechssl.manifest.complete import complete, make_ids
 from speechssl.manifest.hashing import codes_of, first_rows, hash_values
@@ -128,13 +129,10 @@ class ValidationReport:
         else:
             Path(clean_path).write_bytes(b"")
         bad = Path(bad_path)
-        bad.parent.mkdir(parents=True, exist_ok=True)
-        temporary = bad.with_name(f".{bad.name}.{os.getpid()}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
+        with writing(bad) as file:
             for line, row in self._bad_rows(by_line, bad.parent):
                 found = [{"kind": p.kind, "message": p.message} for p in by_line[line]]
                 file.write(json.dumps({"line": line, **row, "problems": found}, ensure_ascii=False) + "\n")
-        os.replace(temporary, bad)
         return clean.num_rows, len(by_line)
 
     def _bad_rows(self, by_line: dict[int, list[Problem]], folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from speechssl import __version__
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

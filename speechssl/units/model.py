@@ -14,6 +14,7 @@ import numpy as np
 
 from speechssl.encoder import resolve_device
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.files import replacing
 from speechssl.frames import FrameSource, Layer, weights_hash
 from speechssl.interop import load_encoder
 from speechssl.units.kmeans import UnitState
@@ -59,12 +60,11 @@ def write_units(path: Path, model: UnitModel) -> None:
     for number, state in enumerate(model.states):
         tensors[f"centers.{number}"] = np.ascontiguousarray(state.centers)
         tensors[f"counts.{number}"] = np.ascontiguousarray(state.counts)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     stored = {"facts": json.dumps(dict(model.facts)), "chunks_done": str(model.chunks_done)}
-    save_file(tensors, temporary, metadata=stored)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=stored)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_units(path: Path) -> UnitModel:

@@ -9,6 +9,7 @@ from pathlib import Path
 from speechssl.cli.manifests.registry import parse
 from speechssl.cli.output import Cell, percent, progress_bar, say, table
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 from speechssl.manifest import AuditConfig, AuditReport, audit_manifests
 from speechssl.manifest.audit import KINDS, LEAK_KINDS, Thresholds, load_named, write_cleaned
 
@@ -79,8 +80,7 @@ def run(words: list[str]) -> int:
         )
     _print(report, options.limit)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report.to_dict(), indent=1, ensure_ascii=False, default=str) + "\n")
+        write_text(options.json, json.dumps(report.to_dict(), indent=1, ensure_ascii=False, default=str) + "\n")
         say(f"everything: {options.json}")
     if options.html is not None:
         from speechssl.report import write_audit_page

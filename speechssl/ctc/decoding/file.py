@@ -12,6 +12,7 @@ from typing import Any
 from speechssl.config import from_dict, to_dict
 from speechssl.ctc.decoding.config import BeamConfig
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ def write_settings(path: Path, config: BeamConfig, facts: Mapping[str, Any]) -> 
 
     The files are named relative to the folder of `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = to_dict(config)
     digests = {}
     for name in _FILES:
@@ -34,9 +34,7 @@ def write_settings(path: Path, config: BeamConfig, facts: Mapping[str, Any]) -> 
             settings[name] = os.path.relpath(target, path.parent)
             digests[name] = _digest(target)
     content = {"decoder": "beam", "beam": settings, "sha256": digests, **facts}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 def read_settings(path: Path) -> BeamConfig:

@@ -1,7 +1,6 @@
 """ARPA files of n-gram models."""
 
 import gzip
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from speechssl.errors import ConfigError
+from speechssl.files import writing
 
 if TYPE_CHECKING:
     from speechssl.ctc.ngram.kneser_ney import Floats, NgramModel
@@ -58,28 +58,22 @@ def _open(path: Path) -> BinaryIO:
 
 def write_arpa(model: "NgramModel", path: Path) -> None:
     """Write a model; it appears under its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     words = pa.array(model.vocabulary, pa.string())
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write("\\data\\\n")
-            for length, order in enumerate(model.orders, start=1):
-                file.write(f"ngram {length}={len(order.word)}\n")
-            texts = words  # of the n-grams of the order below
-            for length, order in enumerate(model.orders, start=1):
-                file.write(f"\n\\{length}-grams:\n")
-                last = words.take(pa.array(order.word))
-                texts = last if length == 1 else _join(texts.take(pa.array(order.prefix)), last, " ")
-                lines = _join(_numbers(order.log10), texts, "\t")
-                if length < len(model.orders):
-                    lines = _join(lines, _numbers(order.backoff), "\t")
-                for start in range(0, len(lines), 100_000):
-                    file.write("\n".join(lines.slice(start, 100_000).to_pylist()) + "\n")
-            file.write("\n\\end\\\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path) as file:
+        file.write("\\data\\\n")
+        for length, order in enumerate(model.orders, start=1):
+            file.write(f"ngram {length}={len(order.word)}\n")
+        texts = words  # of the n-grams of the order below
+        for length, order in enumerate(model.orders, start=1):
+            file.write(f"\n\\{length}-grams:\n")
+            last = words.take(pa.array(order.word))
+            texts = last if length == 1 else _join(texts.take(pa.array(order.prefix)), last, " ")
+            lines = _join(_numbers(order.log10), texts, "\t")
+            if length < len(model.orders):
+                lines = _join(lines, _numbers(order.backoff), "\t")
+            for start in range(0, len(lines), 100_000):
+                file.write("\n".join(lines.slice(start, 100_000).to_pylist()) + "\n")
+        file.write("\n\\end\\\n")
 
 
 def _join(first: "pa.Array", second: "pa.Array", between: str) -> "pa.Array":

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from speechssl.audio import is_url, locate
 from speechssl.errors import ManifestError
+from speechssl.files import replacing
 from speechssl.manifest.audit.fingerprint import Frames
 from speechssl.manifest.audit.measures import MEASURES
 from speechssl.types import Utterance
@@ -117,10 +118,12 @@ class Store:
             pa.LargeListArray.from_arrays(offsets, frames),
         ]
         path = self.folder / f"audit-v{VERSION}-{self._buffer[0].key:016x}-{len(self._buffer)}.arrow"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        with (
+            replacing(path) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, _SCHEMA) as writer,
+        ):
             writer.write_table(pa.table(columns, schema=_SCHEMA))
-        os.replace(temporary, path)
         self._buffer, self._num_frames = [], 0
         self._open(path)
 
