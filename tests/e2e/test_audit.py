@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from speechssl.cli import main
 from speechssl.manifest import Manifest, build_manifest
 
 pytestmark = pytest.mark.corpora
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PATIENCE = "--virtual-time-budget=5000"  # milliseconds
 NUM_CLIPS = 12
 
 
@@ -94,23 +94,10 @@ def test_cleaned_manifests_are_clean(result: dict[str, object], folders: Path) -
     assert main(words) == 0
 
 
-def test_the_page_is_shown_and_its_recordings_play(result: dict[str, object], folders: Path) -> None:
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-
-    def open_page(page: Path) -> tuple[str, str]:
-        done = subprocess.run(
-            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--no-first-run", "--disable-component-update", "--disable-sync",
-             "--disable-dev-shm-usage", "--virtual-time-budget=5000",
-             f"--user-data-dir={folders / 'profile'}", "--enable-logging=stderr", "--dump-dom", page.as_uri()],
-            capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout, done.stderr
-
-    document, log = open_page(folders / "audit.html")
+def test_the_page_is_shown_and_its_recordings_play(
+    result: dict[str, object], folders: Path, open_page: Callable[..., tuple[str, str]]
+) -> None:
+    document, log = open_page(folders / "audit.html", PATIENCE)
     assert "CONSOLE" not in log and "Refused to load" not in log, log
     assert document.count("<audio ") >= 8
     assert not re.search(r"https?://|file://", document)
@@ -124,7 +111,7 @@ def test_the_page_is_shown_and_its_recordings_play(result: dict[str, object], fo
         " else { a.onloadedmetadata = done; a.onerror = done } }"
     )
     (folders / "heard.html").write_text(f"<title>waiting</title>{players}<script>{script}</script>")
-    heard, _ = open_page(folders / "heard.html")
+    heard, _ = open_page(folders / "heard.html", PATIENCE)
     title = re.search(r"<title>(.*?)</title>", heard)
     assert title is not None and len(title[1].split(",")) == 4, title
     assert all(1 < float(seconds) < 5 for seconds in title[1].split(",")), title[1]

@@ -2,8 +2,7 @@
 
 import csv
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,9 @@ from speechssl.manifest import Manifest
 from speechssl.report.page import escape
 from speechssl.types import Utterance
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OpenPage = Callable[..., tuple[str, str]]
 SPOILT = {0: "", 1: "quite other words", 2: None, 3: None, 4: None}
 """What is recognised of the first clips; None is what was said, without its first word."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +48,16 @@ def pages(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_in_page(browser: str, page: Path, code: str) -> str:
+def run_in_page(open_page: OpenPage, page: Path, code: str) -> str:
     """Open a page as it is, with its own policy, in a frame, and run `code` (a function of its document) outside."""
     wrapper = page.with_name(f"frame-{page.stem}.html")
     wrapper.write_text(
         f"<body onload='document.title = ({code})(document.querySelector(`iframe`).contentDocument)'>"
         f'<iframe style="width: 1000px; height: 900px" srcdoc="{escape(page.read_text())}"></iframe>'
     )
-    done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--no-first-run", "--disable-dev-shm-usage", "--enable-logging=stderr",
-         f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", wrapper.as_uri()],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "CONSOLE" not in done.stderr and "Refused" not in done.stderr, done.stderr[-2000:]
-    found = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    document, log = open_page(wrapper)
+    assert "CONSOLE" not in log and "Refused" not in log, log[-2000:]
+    found = re.search(r"<title>(.*?)</title>", document, re.DOTALL)
     assert found is not None
     return found[1]
 
@@ -80,32 +65,32 @@ def run_in_page(browser: str, page: Path, code: str) -> str:
 ORDER = 'frame => [...frame.querySelectorAll(".cards .utterance")].map(card => card.dataset.place).join(" ")'
 
 
-def test_utterances_are_sorted_by_a_click_and_can_be_heard(browser: str, pages: Path) -> None:
+def test_utterances_are_sorted_by_a_click_and_can_be_heard(open_page: OpenPage, pages: Path) -> None:
     page = pages / "worse" / "report.html"
     errors = [int(value) for value in re.findall(r'data-errors="(\d+)"', page.read_text())]
     assert errors == sorted(errors, reverse=True) and len(errors) == 12 and errors[0] > 2
     click = ORDER.replace("frame => ", 'frame => (frame.querySelector(".sort-by button[value=place]").click(), ') + ")"
-    assert run_in_page(browser, page, click) == " ".join(str(number) for number in range(11, -1, -1))
+    assert run_in_page(open_page, page, click) == " ".join(str(number) for number in range(11, -1, -1))
     players = page.read_text().count("<audio")
     assert players == 12
     state = 'frame => [...frame.querySelectorAll("audio")].filter(one => one.canPlayType("audio/mpeg") !== "").length'
-    assert run_in_page(browser, page, state) == "12"
+    assert run_in_page(open_page, page, state) == "12"
     assert not re.search(r'https?://|src="(?!data:)', page.read_text())
 
 
-def test_tables_are_sorted_by_a_click_on_a_header(browser: str, pages: Path) -> None:
+def test_tables_are_sorted_by_a_click_on_a_header(open_page: OpenPage, pages: Path) -> None:
     code = (
         'frame => { const table = frame.querySelectorAll("table.sortable")[0];'
         ' table.tHead.rows[0].cells[1].querySelector("button").click();'
         ' return [...table.tBodies[0].rows].map(row => parseFloat(row.cells[1].textContent)).join(" ")'
         ' + " " + table.tHead.rows[0].cells[1].getAttribute("aria-sort"); }'
     )
-    *rates, direction = run_in_page(browser, pages / "worse" / "report.html", code).split()
+    *rates, direction = run_in_page(open_page, pages / "worse" / "report.html", code).split()
     assert direction == "descending" and len(rates) > 1
     assert [float(rate) for rate in rates] == sorted((float(rate) for rate in rates), reverse=True)
 
 
-def test_comparison_shows_both_systems_where_they_differ(browser: str, pages: Path) -> None:
+def test_comparison_shows_both_systems_where_they_differ(open_page: OpenPage, pages: Path) -> None:
     code = 'frame => frame.querySelectorAll(".arm").length + " " + frame.querySelectorAll("h2").length'
     # clips 0, 1, 3 and 4 differ, each shown for two systems; systems, differences, two groups, utterances
-    assert run_in_page(browser, pages / "both" / "comparison.html", code) == "8 5"
+    assert run_in_page(open_page, pages / "both" / "comparison.html", code) == "8 5"

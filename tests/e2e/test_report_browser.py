@@ -2,8 +2,7 @@
 
 import json
 import re
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +25,8 @@ from speechssl.scoring import score
 from speechssl.types import Utterance
 
 TITLES = ["Data", "Training", "Masking and codes", "Code usage", "Word errors", "Probe", "Embeddings"]
+OpenPage = Callable[..., tuple[str, str]]
 WIDTHS = (340, 390, 820, 1400)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +75,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def open_page(browser: str, page: Path) -> tuple[str, str]:
-    """The page's document after loading, and what the browser wrote to its log."""
-    done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
-         f"--user-data-dir={page.parent / 'profile'}", "--enable-logging=stderr", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, done.stderr
-
-
-def test_all_sections_are_shown_without_fetching_or_complaint(browser: str, report: Path) -> None:
-    document, log = open_page(browser, report)
+def test_all_sections_are_shown_without_fetching_or_complaint(open_page: OpenPage, report: Path) -> None:
+    document, log = open_page(report)
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", document) == TITLES
     for anchor in re.findall(r'<a href="#([^"]+)"', document):
         assert f'<section id="{anchor}"' in document
@@ -107,7 +86,7 @@ def test_all_sections_are_shown_without_fetching_or_complaint(browser: str, repo
     assert "CONSOLE" not in log and "Refused to load" not in log, log
 
 
-def test_page_never_scrolls_sideways(browser: str, report: Path) -> None:
+def test_page_never_scrolls_sideways(open_page: OpenPage, report: Path) -> None:
     page = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", report.read_text())
     frames = "".join(
         f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{escape(page)}"></iframe>'
@@ -119,7 +98,7 @@ def test_page_never_scrolls_sideways(browser: str, report: Path) -> None:
     )
     wrapper = report.with_name("frames.html")
     wrapper.write_text(f"<body onload='document.title = {measure}'>{frames}</body>")
-    document, _ = open_page(browser, wrapper)
+    document, _ = open_page(wrapper)
     found = re.search(r"<title>(.*?)</title>", document)
     assert found is not None and len(found[1].split(",")) == len(WIDTHS)
     assert all(int(excess) <= 0 for excess in found[1].split(",")), found[1]

@@ -10,7 +10,6 @@ import torch
 
 import speechssl
 from speechssl.asr import CtcModel
-from speechssl.cli import main
 from speechssl.config import to_dict, write_yaml
 from speechssl.encoder import EncoderConfig, SpeechEncoder
 from speechssl.interop import load_pretraining
@@ -26,18 +25,6 @@ CONFIG = EncoderConfig(
     conv_norm="layer", norm_position="pre", normalize_waveform=True,
 )  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process; returns exit code, standard output and standard error."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def pretraining_run(folder: Path) -> Path:

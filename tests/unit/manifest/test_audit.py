@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.cli import main
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.manifest import AuditConfig, AuditReport, Manifest, audit_manifests
 from speechssl.manifest.audit import Thresholds, load_named, write_cleaned
@@ -22,16 +21,6 @@ Make = Callable[..., Manifest]
 Run = Callable[..., tuple[int, str, str]]
 RATE = 16_000
 COLUMNS_ONLY = AuditConfig(audio=False)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from speechssl.audio import UnreachableError, probe, read, read_blocks, read_sample_rate, resample
-from speechssl.cli import main
 from speechssl.config import from_dict
 from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.manifest import Manifest, build_manifest, split_manifest
@@ -552,16 +551,6 @@ def bytes_read() -> int:
 
 
 # Command ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*words: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_command_writes_clips_and_sets_aside_what_is_bad(
