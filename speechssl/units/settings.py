@@ -31,7 +31,7 @@ class UnitsConfig:
         batch_seconds: audio encoded at a time.
         device: auto, cpu, cuda, cuda:1, ...
         seed: of the order of recordings, and of the first run.
-        overwrite: begin anew even where the output exists.
+        overwrite: begin anew even where units are in the output already; other files there stay.
     """
 
     checkpoint: str

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +11,22 @@ import numpy as np
 
 from speechssl.alignments import read_ctm
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
 from speechssl.units.measures import matched_share, normalised_information, perplexity, score_units
 from speechssl.units.model import MODEL_NAME, UnitModel, differing, open_source, read_units, source_facts, source_of
 from speechssl.units.settings import ApplyConfig, UnitsConfig, UnitsResult
 from speechssl.units.train import train
-from speechssl.units.write import Labels, Tally, aligned_labels, column_labels, write_manifest_units
+from speechssl.units.write import (
+    TABLE_NAME,
+    TEXT_NAME,
+    Labels,
+    Tally,
+    aligned_labels,
+    column_labels,
+    write_manifest_units,
+)
 
 RESULT_NAME = "result.json"
 STATE_NAME = ".training.safetensors"
@@ -29,8 +37,8 @@ Progress = Callable[[str, int, int], None]
 def run(config: UnitsConfig, *, progress: Progress | None = None) -> UnitsResult:
     """Train units on a manifest, and write the manifest in them.
 
-    Stopped at any moment, the same call goes on after the last chunk and ends with the same centers; finished, it
-    returns what is there.
+    Stopped at any moment, the same call goes on after the last chunk and ends with the same centers; where those are
+    there already, it only writes the manifest in them.
 
     Args:
         config: what to do.
@@ -48,9 +56,10 @@ def run(config: UnitsConfig, *, progress: Progress | None = None) -> UnitsResult
         config.checkpoint, layer=config.layer, batch_seconds=config.batch_seconds, device=config.device
     )
     facts = {**source_facts(source), **_settings(config), "manifest_fingerprint": manifest.fingerprint()}
-    if config.overwrite:
-        shutil.rmtree(config.output, ignore_errors=True)
     config.output.mkdir(parents=True, exist_ok=True)
+    if config.overwrite:
+        for name in (MODEL_NAME, STATE_NAME, TEXT_NAME, TABLE_NAME, RESULT_NAME):
+            (config.output / name).unlink(missing_ok=True)
     finished, state = config.output / MODEL_NAME, config.output / STATE_NAME
     skipped: dict[str, str] = {}
     if finished.exists():
@@ -111,10 +120,8 @@ def _write(
     )
     tell("writing", len(manifest), len(manifest))
     result = _result(tally, model, folder, skipped)
-    temporary = folder / f".{RESULT_NAME}.{os.getpid()}.tmp"
     text = json.dumps({**result.to_dict(), "made_of": dict(model.facts)}, indent=2, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / RESULT_NAME)
+    write_text(folder / RESULT_NAME, text + "\n")
     return result
 
 

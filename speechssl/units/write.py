@@ -5,7 +5,6 @@ second column alone is a text of units. `units.parquet` has the unit of every fr
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from speechssl.alignments import Alignments, frame_labels
 from speechssl.errors import AudioError
+from speechssl.files import replacing
 from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
 from speechssl.types import Utterance
@@ -106,13 +106,12 @@ def write_manifest_units(
         AudioError: not one recording can be used.
     """
     tally = Tally(num_units=len(model.states[0].counts), num_seeds=len(model.states))
-    temporaries = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (TEXT_NAME, TABLE_NAME)}
     schema = pa.schema([("id", pa.string()), ("units", pa.list_(pa.int32()))])
     stored = {METADATA_KEY: json.dumps(dict(model.facts)).encode()}
-    try:
+    with replacing(folder / TEXT_NAME) as text_path, replacing(folder / TABLE_NAME) as table_path:
         with (
-            open(temporaries[TEXT_NAME], "w", encoding="utf-8") as text,
-            pq.ParquetWriter(temporaries[TABLE_NAME], schema.with_metadata(stored), compression="zstd") as table,
+            text_path.open("w", encoding="utf-8") as text,
+            pq.ParquetWriter(table_path, schema.with_metadata(stored), compression="zstd") as table,
         ):
             text.write("id\tunits\tlengths\n")
             for rows in _groups(len(manifest)):
@@ -130,11 +129,6 @@ def write_manifest_units(
             raise AudioError(
                 f"none of the {len(skipped)} recordings can be used; the first: {next(iter(skipped.values()), '')}"
             )
-        for name, temporary in temporaries.items():
-            os.replace(temporary, folder / name)
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
     return tally
 
 

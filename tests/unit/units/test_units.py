@@ -194,6 +194,14 @@ def test_command_makes_and_applies(folder: Path, tmp_path: Path, capsys: pytest.
     assert main(["units", "--help"]) == 0 and "speechssl units apply units/" in capsys.readouterr().out
 
 
+def test_overwriting_leaves_the_other_files_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    run(config(folder, tmp_path, num_passes=1))
+    (tmp_path / "notes.txt").write_text("mine")
+    made = run(config(folder, tmp_path, num_passes=1, num_units=7, overwrite=True))
+    assert made.num_units == 7
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_what_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None:
     made: UnitsResult = run(config(folder, tmp_path / "units"))
     for values, error, message in (
