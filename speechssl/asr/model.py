@@ -184,11 +184,16 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     """The labels in a `vocab.json`; of another tool's kind where the model's `config.json` beside it says so.
 
     Raises:
-        CheckpointError: the file is missing or cannot be used.
+        CheckpointError: the file is missing, or it or the `config.json` beside it cannot be used.
     """
     config = Path(path).with_name(CONFIG_FILE)
     try:
-        facts = json.loads(config.read_text(encoding="utf-8")).get("vocabulary")
-    except (OSError, ValueError, AttributeError):
-        facts = None
+        description = json.loads(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        description = {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{config}: cannot be read as JSON: {error}; it says how {Path(path).name} is to be read, so restore it"
+        ) from error
+    facts = description.get("vocabulary") if isinstance(description, dict) else None
     return Vocabulary.load(Path(path), facts=facts)

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from speechssl import asr
-from speechssl.asr import CtcModel, SpeechRecognizer, load_asr
+from speechssl.asr import CtcModel, SpeechRecognizer, load_asr, load_vocabulary
 from speechssl.encoder import EncoderConfig, SpeechEncoder, load_encoder, resolve_device
 from speechssl.errors import AudioError, CheckpointError, ConfigError
 from speechssl.text import Vocabulary
@@ -131,6 +131,14 @@ def test_damaged_description_is_named(tmp_path: Path, change: dict[str, object])
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=r"config\.json: not a usable CTC model"):
         load_asr(tmp_path)
+
+
+def test_labels_are_not_read_past_a_damaged_description(tmp_path: Path) -> None:
+    VOCABULARY.save(tmp_path / "vocab.json")
+    assert load_vocabulary(tmp_path / "vocab.json") == VOCABULARY  # without one they are our own
+    (tmp_path / "config.json").write_text('{"vocabulary": ')
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read as JSON: .* so restore it"):
+        load_vocabulary(tmp_path / "vocab.json")
 
 
 def test_path_array_and_list_give_the_same_text(tmp_path: Path) -> None:
