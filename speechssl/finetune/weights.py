@@ -2,14 +2,11 @@
 
 import json
 import logging
-import resource
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from speechssl.asr import CtcModel
@@ -17,6 +14,7 @@ from speechssl.encoder import EncoderConfig
 from speechssl.finetune.adapters import save_adapters
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.nn.lora import adapter_parameters, add_adapters, merge_adapters
+from speechssl.training.allocator import peak_memory_bytes
 from speechssl.training.ema import WeightAverage
 from speechssl.training.randomness import derive_seed
 
@@ -194,15 +192,8 @@ class TrainedWeights:
             gradient_bytes=num_bytes,
             optimizer_bytes=2 * num_bytes,
             average_bytes=average,
-            peak_memory_bytes=_peak_memory(self.model.device) if with_peak else None,
+            peak_memory_bytes=peak_memory_bytes(self.model.device) if with_peak else None,
         )
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _layers_above(parameter: str, config: EncoderConfig) -> int:

@@ -1,8 +1,12 @@
-"""glibc's allocator, told to keep what training will ask for again in the next step."""
+"""Memory of the process: kept for the next step instead of given back, and the most that was used."""
 
 import ctypes
 import logging
 import platform
+import resource
+import sys
+
+import torch
 
 logger = logging.getLogger(__name__)
 
@@ -29,3 +33,11 @@ def keep_freed_memory() -> bool:
     if not kept:
         logger.debug("the allocator refused the setting; training goes on without it")
     return kept
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: by the allocator of a GPU, else by the process, with all that it has loaded."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # bytes on macOS, kilobytes elsewhere

@@ -1,8 +1,6 @@
 """A few batches through a task without learning from them: do they run, how long do they take, in what memory."""
 
 import math
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +8,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from speechssl.training.allocator import peak_memory_bytes
 from speechssl.training.task import Task
 
 _ADAM_STATES = 2  # first and second moments
@@ -59,13 +58,6 @@ def try_batches(task: Task, *, device: torch.device, num_batches: int = 3, seed:
         num_trained_parameters=trained,
         batch_seconds=audio_seconds,
         seconds=seconds,
-        memory_bytes=_peak(device) + 4 * _ADAM_STATES * trained,
+        memory_bytes=peak_memory_bytes(device) + 4 * _ADAM_STATES * trained,
         loss=loss,
     )
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

@@ -1,6 +1,7 @@
 """Watches training metrics for the ways in which self-supervised and CTC training fail, and says so in plain words.
 
-`Monitor` decides when a symptom has lasted long enough; what the symptoms are stands in `symptoms.py`.
+`Monitor` decides when a symptom has lasted long enough; what the symptoms are stands in `symptoms.py`, what is
+remembered for them in `watched.py`.
 """
 
 import math
@@ -8,15 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from speechssl.training.symptoms import (
-    DATA_KINDS,
-    SYMPTOMS,
-    VALIDATION_SYMPTOMS,
-    Severity,
-    Symptom,
-    Thresholds,
-    Watched,
-)
+from speechssl.training.symptoms import DATA_KINDS, SYMPTOMS, VALIDATION_SYMPTOMS, Severity, Symptom
+from speechssl.training.watched import Thresholds, Watched
 
 KINDS = (*(symptom.kind for symptom in (*SYMPTOMS, *VALIDATION_SYMPTOMS)), *DATA_KINDS)
 
