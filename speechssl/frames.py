@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from speechssl.data import iterate_once
 from speechssl.encoder import SpeechEncoder, select_layer
@@ -123,6 +124,34 @@ def encoder_frames(
     the log without it).
     """
     places = {utterance_id: row for row, utterance_id in enumerate(manifest.column("id").to_pylist())}
+    outputs = layer_outputs(manifest, encoder, layers=layers, batch_seconds=batch_seconds, on_error=on_error)
+    for ids, chosen, num_frames in outputs:
+        stacked = torch.stack(chosen, dim=1).float().cpu().numpy()  # [B, L, T, D]
+        for utterance_id, frames, count in zip(ids, stacked, num_frames.tolist(), strict=True):
+            found = frames[:, :count]
+            if np.isfinite(found).all():
+                yield utterance_id, found.copy()
+                continue
+            utterance = manifest[places[utterance_id]]
+            reason = f"{utterance.audio_filepath}: its frames are not finite; listen to the recording"
+            if on_error is None:
+                logger.warning("left out %s: %s", utterance_id, reason)
+            else:
+                on_error(utterance, AudioError(reason))
+
+
+def layer_outputs(
+    manifest: Manifest,
+    encoder: SpeechEncoder,
+    *,
+    layers: Sequence[Layer],
+    batch_seconds: float = 60.0,
+    on_error: OnError | None = None,
+) -> Iterator[tuple[tuple[str, ...], list[Tensor], Tensor]]:
+    """Batches of readable utterances, longest first: their ids, some layers `[B, T, D]`, num_frames i64 `[B]`.
+
+    The encoder computes in evaluation mode and is left in the mode it was in.
+    """
     was_training = encoder.training
     encoder.eval()
     try:
@@ -136,20 +165,8 @@ def encoder_frames(
             moved = batch.to(encoder.device)
             with torch.inference_mode():
                 output = encoder(moved.waveform, moved.num_samples, layers=any(layer != CONTEXT for layer in layers))
-                chosen = [select_layer(output, None if layer == CONTEXT else int(layer)) for layer in layers]
-                stacked = torch.stack(chosen, dim=1).float().cpu().numpy()  # [B, L, T, D]
-            counts = output.num_frames.tolist()
-            for utterance_id, frames, count in zip(batch.utterance_ids, stacked, counts, strict=True):
-                found = frames[:, :count]
-                if np.isfinite(found).all():
-                    yield utterance_id, found.copy()
-                    continue
-                utterance = manifest[places[utterance_id]]
-                reason = f"{utterance.audio_filepath}: its frames are not finite; listen to the recording"
-                if on_error is None:
-                    logger.warning("left out %s: %s", utterance_id, reason)
-                else:
-                    on_error(utterance, AudioError(reason))
+            chosen = [select_layer(output, None if layer == CONTEXT else int(layer)) for layer in layers]
+            yield batch.utterance_ids, chosen, output.num_frames
     finally:
         encoder.train(was_training)
 

@@ -9,7 +9,7 @@ from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe
 from speechssl.audio.files import Source, check_openable, open_input, opened
 from speechssl.audio.location import Location, is_url, locate
 from speechssl.audio.media import MEDIA_EXTENSIONS
-from speechssl.audio.pipe import Encoding, PipeFormat, PipeReader, resample_blocks
+from speechssl.audio.pipe import Encoding, PipeFormat, PipeReader
 from speechssl.audio.prefetching import Prefetched, prefetch
 from speechssl.audio.recording import (
     SPAN_TOLERANCE_SECONDS,
@@ -19,7 +19,7 @@ from speechssl.audio.recording import (
     UnreachableError,
     Waveform,
 )
-from speechssl.audio.resampling import resample, resampled_length
+from speechssl.audio.resampling import resample, resample_blocks, resampled_length
 
 __all__ = [
     "AUDIO_EXTENSIONS",

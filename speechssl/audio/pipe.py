@@ -1,19 +1,17 @@
-"""Audio that comes as it is made: wav or raw samples from a pipe, and resampling that goes on over blocks.
+"""Audio that comes as it is made: wav or raw samples from a pipe.
 
 Shapes: S samples.
 """
 
 import io
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
-from typing import Any, BinaryIO, Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 
 from speechssl.audio.recording import RecordingError, Waveform, check_rate, mix
-from speechssl.audio.resampling import resampled_length
 from speechssl.errors import ConfigError
 
 Encoding = Literal["wav", "s16le", "s16be", "s24le", "s32le", "f32le", "f64le", "u8", "s8", "mulaw", "alaw"]
@@ -170,34 +168,6 @@ class PipeReader:
                 )
             data += piece
         return data
-
-
-def resample_blocks(blocks: Iterable[Waveform], *, from_rate: int, to_rate: int) -> Iterator[Waveform]:
-    """Mono blocks f32 `[S]` at another rate; joined they are `resample` of the joined blocks, up to rounding.
-
-    The filter (soxr, HQ) goes on over the seams. It holds some milliseconds back until the end.
-    """
-    if from_rate == to_rate:
-        yield from blocks
-        return
-    import soxr
-
-    divisor = gcd(from_rate, to_rate)
-    resampler: Any = soxr.ResampleStream(from_rate // divisor, to_rate // divisor, 1, dtype="float32", quality="HQ")
-    num_read = num_given = 0
-    for block in blocks:
-        num_read += len(block)
-        made = resampler.resample_chunk(block)
-        num_given += len(made)
-        if len(made):
-            yield made
-    if num_read == 0:
-        return
-    rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-    missing = resampled_length(num_read, from_rate=from_rate, to_rate=to_rate) - num_given
-    rest = np.pad(rest[: max(missing, 0)], (0, max(missing - len(rest), 0)))
-    if len(rest):
-        yield np.asarray(rest, dtype=np.float32)
 
 
 def _read_some(pipe: BinaryIO, count: int) -> bytes:

@@ -1,7 +1,6 @@
 """`speechssl info`: versions and hardware, or what a model, run or manifest is."""
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -66,6 +65,7 @@ def info(words: list[str]) -> int:
 def _installation() -> dict[str, Any]:
     import torch
 
+    from speechssl.jobs import num_cores
     from speechssl.manifest import list_cards
     from speechssl.model_directory import shipped_models
 
@@ -79,7 +79,7 @@ def _installation() -> dict[str, Any]:
         "speechssl": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "packages": versions,
         "torchaudio": _torchaudio(),

@@ -6,7 +6,6 @@ Shapes: S samples.
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +25,10 @@ def file_blocks(
     Raises:
         AudioError: like `audio.read`, also in the middle.
     """
-    from speechssl.audio import read_blocks, read_sample_rate
+    from speechssl.audio import read_blocks, read_sample_rate, resample_blocks
 
-    native = read_sample_rate(path)
     blocks = read_blocks(path, block_seconds=BLOCK_SECONDS, offset=offset, duration=duration)
-    yield from blocks if native == sample_rate else _resampled(blocks, native, sample_rate)
+    yield from resample_blocks(blocks, from_rate=read_sample_rate(path), to_rate=sample_rate)
 
 
 def array_blocks(waveform: NDArray[np.float32], sample_rate: int) -> Blocks:
@@ -67,23 +65,3 @@ def cut(blocks: Blocks, spans: Iterable[tuple[int, int]]) -> Blocks:
         kept = np.concatenate(pieces)[max(0, first - start) :]
         start = max(start, first)
         yield kept[: last - start]
-
-
-def _resampled(blocks: Blocks, native: int, sample_rate: int) -> Blocks:
-    """Like `audio.resample` of the whole, to its length; the last block waits for the end."""
-    import soxr
-
-    from speechssl.audio import resampled_length
-
-    divisor = gcd(native, sample_rate)
-    stream = soxr.ResampleStream(native // divisor, sample_rate // divisor, 1, dtype="float32", quality="HQ")
-    taken = given = 0
-    for block in blocks:
-        taken += len(block)
-        made = stream.resample_chunk(block)
-        given += len(made)
-        if len(made):
-            yield made
-    total = resampled_length(taken, from_rate=native, to_rate=sample_rate)
-    rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)[: max(0, total - given)]
-    yield np.pad(rest, (0, max(0, total - given - len(rest))))

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from speechssl.errors import ManifestError
 from speechssl.scoring import MIN_SPEAKERS
+from speechssl.scoring.bootstrap import Interval
+from speechssl.scoring.bootstrap import interval as percentile_interval
 
 Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
 Metric = Literal["wer", "cer"]
 
 
@@ -206,7 +207,7 @@ def _point(
         rate=float(rates.mean()),
         seed_rates=tuple(float(rate) for rate in rates),
         seed_interval=_student(rates, confidence),
-        interval=_quantiles(replicates, confidence),
+        interval=percentile_interval(replicates, confidence),
     )
 
 
@@ -230,7 +231,7 @@ def _compare(base: CurvePoint, other: CurvePoint, differences: Floats, confidenc
         labels=other.labels,
         hours=other.hours,
         difference=other.rate - base.rate,
-        interval=_quantiles(differences, confidence),
+        interval=percentile_interval(differences, confidence),
         p_value=min(1.0, max(2 * (1 - max(below, above)), 1 / len(differences))),
         intervals_apart=apart,
     )
@@ -252,8 +253,3 @@ def _saving(
         equivalent_hours=None if math.isnan(found) else found,
         interval=(None if low == -math.inf else low, None if high == -math.inf else high),
     )
-
-
-def _quantiles(values: Floats, confidence: float) -> Interval:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from speechssl.label_efficiency.analysis import Analysis, Comparison, CurvePoint, Interval, Saving
+from speechssl.label_efficiency.analysis import Analysis, Comparison, CurvePoint, Saving
+from speechssl.scoring.bootstrap import Interval
 
 
 def markdown(record: Mapping[str, Any], analyses: Mapping[str, Mapping[str, Analysis]]) -> str:
@@ -74,9 +75,8 @@ def sweep_table(record: Mapping[str, Any]) -> str:
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
-    lines = [" | ".join(titles), "|".join("---" for _ in titles)]
-    lines += [" | ".join(str(cell) for cell in row) for row in rows]
-    return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
+    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in (titles, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:]])
 
 
 def percent(rate: float) -> str:

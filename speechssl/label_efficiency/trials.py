@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import flatten
+from speechssl.files import write_text
 from speechssl.jobs import Job
 from speechssl.label_efficiency.config import LabelEfficiencyConfig
-from speechssl.training.records import METRICS_FILE
+from speechssl.training.records import read_metrics
 
 TRIAL_FILE = "trial.json"
 RESULT_FILE = "result.json"
@@ -59,9 +60,7 @@ class Trial:
 
     def validations(self) -> list[dict[str, Any]]:
         """Every validation so far, by step."""
-        path = self.folder / METRICS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [values for values in map(json.loads, lines) if values.get("valid_loss") is not None]
+        return [values for values in read_metrics(self.folder) if values.get("valid_loss") is not None]
 
     def status(self) -> str:
         """For the progress log."""
@@ -76,7 +75,7 @@ class Trial:
         best = min(seen, key=lambda values: float(values[choose_by])) if seen else {}
         found = {name: best.get(name) for name in ("step", "valid_loss", "valid_cer", "valid_wer")}
         record = {"exit_code": code, "best": found if best else None, "last_step": seen[-1]["step"] if seen else 0}
-        (self.folder / TRIAL_FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        write_text(self.folder / TRIAL_FILE, json.dumps(record) + "\n")
 
     def outcome(self) -> dict[str, Any] | None:
         """What `finish` noted; None before."""

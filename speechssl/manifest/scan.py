@@ -1,6 +1,5 @@
 """Work on many recordings at once, in threads: decoding happens outside of Python's lock."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import TypeVar
 
 from speechssl import audio
 from speechssl.errors import AudioError
+from speechssl.jobs import num_cores
 
 Progress = Callable[[int, int], None]
 """Called with (how many are done, how many there are)."""
@@ -57,7 +57,7 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
 
 def default_num_workers() -> int:
     """As many as this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return num_cores()
 
 
 def try_probe(path: str) -> audio.AudioInfo | AudioError:

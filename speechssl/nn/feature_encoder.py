@@ -196,10 +196,7 @@ class ConvFeatureEncoder(nn.Module):
                 over_time = statistics is not None and isinstance(norm, MaskedGroupNorm)
                 x = norm(x, lengths, statistics) if over_time else norm(x, lengths)
             x = F.gelu(x)
-        latents = x.transpose(1, 2)
-        if not is_full(lengths, latents.shape[1]):
-            latents = latents.masked_fill(padding_mask(lengths, latents.shape[1])[:, :, None], 0)
-        return latents, lengths
+        return zero_padding(x.transpose(1, 2), lengths), lengths
 
     def _runs_as_products(self, waveform: Tensor, num_samples: Tensor) -> bool:
         """Whether `ConvStack` can do it: on the CPU, outside of traced graphs, for a waveform without a gradient.
@@ -258,6 +255,13 @@ def _flat(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _norm_parameters(norms: list[ChannelLayerNorm], index: int) -> list[Tensor | None]:
     """Scale and shift of a layer's norm, where there are norms."""
     return [norms[index].weight, norms[index].bias] if norms else [None, None]
+
+
+def zero_padding(latents: Tensor, num_frames: Tensor) -> Tensor:
+    """Latents `[B, T, C]` with 0 beyond each row's `num_frames` i64 `[B]`."""
+    if is_full(num_frames, latents.shape[1]):
+        return latents
+    return latents.masked_fill(padding_mask(num_frames, latents.shape[1])[:, :, None], 0)
 
 
 def stack_frames(features: Tensor, stack: int) -> Tensor:
@@ -327,10 +331,7 @@ class LogMelFeatureEncoder(nn.Module):
                 mean, variance = statistics.mean, statistics.variance
             features = (features - mean) * torch.rsqrt(variance + 1e-3)
             num_frames = output_length(lengths, self.strided_layers[1:])
-            latents = stack_frames(features, self.stack)
-            if not is_full(num_frames, latents.shape[1]):
-                latents = latents.masked_fill(padding_mask(num_frames, latents.shape[1])[:, :, None], 0)
-        return latents, num_frames
+            return zero_padding(stack_frames(features, self.stack), num_frames), num_frames
 
 
 class FbankFeatureEncoder(nn.Module):
@@ -400,7 +401,4 @@ class FbankFeatureEncoder(nn.Module):
             unbiased = counts.to(torch.float32) / (counts - 1).clamp(min=1)
             features = (features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)
             num_frames = output_length(lengths, self.strided_layers[1:])
-            latents = stack_frames(features, self.stack)
-            if not is_full(num_frames, latents.shape[1]):
-                latents = latents.masked_fill(padding_mask(num_frames, latents.shape[1])[:, :, None], 0)
-        return latents, num_frames
+            return zero_padding(stack_frames(features, self.stack), num_frames), num_frames

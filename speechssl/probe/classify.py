@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.scoring.bootstrap import interval
+
 Labels = NDArray[np.str_]
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of C, the inverse of the penalty, on standardised vectors
@@ -223,12 +225,6 @@ def bootstrap_rates(
         sums = np.stack([np.bincount(units, weights=row, minlength=num_units) for row in matrix])  # [R, units]
         rates.append(((seeds @ sums) * drawn).sum(axis=1) / np.maximum(total, 1e-12))
     return np.stack(rates)
-
-
-def interval(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    """The middle part of bootstrap values (percentile interval)."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def draw_balanced(labels: Labels, size: int, random: np.random.Generator) -> NDArray[np.int64]:

@@ -11,10 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.data import iterate_once
-from speechssl.encoder import SpeechEncoder, mean_over_time, select_layer
-from speechssl.frames import CONTEXT, FEATURE_RATE, FeatureName, Layer, OnError, features
-from speechssl.lengths import receptive_field
+from speechssl.encoder import SpeechEncoder, mean_over_time
+from speechssl.frames import FeatureName, Layer, OnError, feature_frames, layer_outputs
 from speechssl.manifest import Manifest
 
 Pooling = Literal["mean", "segments"]
@@ -29,12 +27,8 @@ def feature_vectors(
     manifest: Manifest, name: FeatureName, *, pool: Pooling, on_error: OnError, batch_seconds: float = 60.0
 ) -> LayerVectors:
     """Pooled log-mel energies (80 bands), or 13 MFCCs with their first and second differences, as `[1, D]` each."""
-    vectors: LayerVectors = {}
-    for batch in iterate_once(manifest, batch_seconds=batch_seconds, sample_rate=FEATURE_RATE, on_error=on_error):
-        for row, (utterance_id, count) in enumerate(zip(batch.utterance_ids, batch.num_samples.tolist(), strict=True)):
-            frames = features(batch.waveform[row, :count].numpy(), name)
-            vectors[utterance_id] = pool_frames(frames, pool)[None]
-    return vectors
+    found = feature_frames(manifest, name, batch_seconds=batch_seconds, on_error=on_error)
+    return {utterance_id: pool_frames(frames[0], pool)[None] for utterance_id, frames in found}
 
 
 def encoder_vectors(
@@ -47,27 +41,12 @@ def encoder_vectors(
     batch_seconds: float = 60.0,
 ) -> LayerVectors:
     """Pooled outputs of some layers of a frozen encoder, `[layers, D]` (`[layers, 3 D]` with segments) each."""
-    wanted = list(layers)
     vectors: LayerVectors = {}
-    was_training = encoder.training
-    encoder.eval()
-    for batch in iterate_once(
-        manifest,
-        batch_seconds=batch_seconds,
-        sample_rate=encoder.config.sample_rate,
-        min_num_samples=receptive_field(encoder.strided_layers),
-        on_error=on_error,
-    ):
-        moved = batch.to(encoder.device)
-        with torch.inference_mode():
-            output = encoder(moved.waveform, moved.num_samples, layers=True)
-            pooled = [
-                _pool_batch(select_layer(output, None if layer == CONTEXT else int(layer)), output.num_frames, pool)
-                for layer in wanted
-            ]
+    outputs = layer_outputs(manifest, encoder, layers=list(layers), batch_seconds=batch_seconds, on_error=on_error)
+    for ids, chosen, num_frames in outputs:
+        pooled = [_pool_batch(frames, num_frames, pool) for frames in chosen]
         stacked = torch.stack(pooled, dim=1).cpu().numpy()  # [B, layers, D]
-        vectors |= dict(zip(batch.utterance_ids, stacked, strict=True))
-    encoder.train(was_training)
+        vectors |= dict(zip(ids, stacked, strict=True))
     return vectors
 
 

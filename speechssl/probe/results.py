@@ -4,7 +4,6 @@ Shapes: R seeds, L layers, N units of the test part (utterances, triples), B rep
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.probe.classify import Difference, LayerScore, bootstrap_rates, interval, most_chosen
+from speechssl.files import write_text
+from speechssl.probe.classify import Difference, LayerScore, bootstrap_rates, most_chosen
+from speechssl.scoring.bootstrap import interval
 
 RESULT_NAME = "probe.json"
 Floats = NDArray[np.float64]
@@ -141,10 +142,7 @@ def score_of(name: str, outcome: Outcome, *, confidence: float, layerwise: bool)
 
 def write_result(folder: Path, values: Mapping[str, Any]) -> None:
     """Write `probe.json`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{RESULT_NAME}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / RESULT_NAME)
+    write_text(folder / RESULT_NAME, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def ratio_outcome(

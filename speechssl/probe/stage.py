@@ -17,7 +17,6 @@ from speechssl.probe.classify import (
     choose_each,
     count_hits,
     differences,
-    interval,
 )
 from speechssl.probe.features import BASELINES, LayerVectors
 from speechssl.probe.parts import (
@@ -33,6 +32,7 @@ from speechssl.probe.parts import (
 from speechssl.probe.results import write_result
 from speechssl.probe.settings import ProbeConfig, ProbeResult
 from speechssl.probe.sources import check_names, frame_sources, layer_names, open_representations, utterance_vectors
+from speechssl.scoring.bootstrap import interval
 
 Progress = Callable[[str], None]
 

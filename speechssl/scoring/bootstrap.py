@@ -74,7 +74,7 @@ def rate_intervals(rows: Floats, *, num_bootstrap: int, confidence: float, seed:
 
 
 def interval(rates: Floats, confidence: float) -> Interval:
-    """Percentile interval; replicates that drew no word at all (only empty references) have no rate."""
+    """Percentile interval: the middle part of replicates; those that drew no word at all have no rate."""
     rates = rates[np.isfinite(rates)]
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -6,7 +6,6 @@ beside the collection, and made anew when that has changed.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.errors import ConfigError
-from speechssl.search.collection import Block, Collection, Statistics
+from speechssl.files import replacing, write_text
+from speechssl.search.collection import Block, Collection, Statistics, unit_length
 
 Vectors = NDArray[np.float32]
 
@@ -49,10 +49,10 @@ def windows(frames: Vectors, frame_seconds: float) -> Vectors:
     """Unit-length means of windows of standardised frames `[N, D]`; of fewer frames than a window, of them all."""
     size = max(1, round(WINDOW_SECONDS / frame_seconds))
     if len(frames) <= size:
-        return _unit(frames.mean(axis=0, keepdims=True))
+        return unit_length(frames.mean(axis=0, keepdims=True))
     sums = np.concatenate([np.zeros((1, frames.shape[1])), np.cumsum(frames, axis=0, dtype=np.float64)])
     starts = np.append(np.arange(0, len(frames) - size, max(1, size // 2)), len(frames) - size)
-    return _unit((sums[starts + size] - sums[starts]).astype(np.float32))
+    return unit_length((sums[starts + size] - sums[starts]).astype(np.float32))
 
 
 def open_approximate(
@@ -74,9 +74,7 @@ def open_approximate(
     if not (path.exists() and facts_path.exists() and json.loads(facts_path.read_text()) == facts):
         facts_path.unlink(missing_ok=True)
         _make(collection, statistics, factory, path, progress)
-        temporary = facts_path.with_name(f".{FACTS_NAME}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(facts) + "\n", encoding="utf-8")
-        os.replace(temporary, facts_path)
+        write_text(facts_path, json.dumps(facts) + "\n")
     places = np.load(_places(path), allow_pickle=False)
     return Approximate(index=faiss.read_index(str(path)), blocks=places[0], recordings=places[1])
 
@@ -98,13 +96,10 @@ def _make(collection: Collection, statistics: Statistics, factory: str, path: Pa
             blocks += [block.number] * len(vectors)
             recordings += [number] * len(vectors)
         progress("indexing", int(block.starts[-1]), collection.num_vectors)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    faiss.write_index(index, str(temporary))
-    places = _places(path)
-    with open(places.with_name(f".{places.name}.tmp"), "wb") as file:
-        np.save(file, np.array([blocks, recordings], dtype=np.int32), allow_pickle=False)
-    os.replace(file.name, places)
-    os.replace(temporary, path)
+    with replacing(path) as temporary, replacing(_places(path)) as places:
+        faiss.write_index(index, str(temporary))
+        with places.open("wb") as file:
+            np.save(file, np.array([blocks, recordings], dtype=np.int32), allow_pickle=False)
 
 
 def _described(block: Block, collection: Collection, statistics: Statistics) -> Iterator[tuple[int, Vectors]]:
@@ -112,7 +107,7 @@ def _described(block: Block, collection: Collection, statistics: Statistics) -> 
     standard = statistics.standardise(block.vectors)
     for number in range(len(block.ids)):
         mine = standard[block.rows(number)]
-        yield number, windows(mine, collection.frame_seconds) if collection.has_frames else _unit(mine)
+        yield number, windows(mine, collection.frame_seconds) if collection.has_frames else unit_length(mine)
 
 
 def _sample(collection: Collection, statistics: Statistics) -> Vectors:
@@ -128,7 +123,3 @@ def _sample(collection: Collection, statistics: Statistics) -> Vectors:
 
 def _places(path: Path) -> Path:
     return path.with_suffix(".npy")
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), dtype=np.float32)

@@ -9,7 +9,6 @@ Shapes: N rows of a block (frames or utterances), D dimensions.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from speechssl.embed import open_index
 from speechssl.embed.layout import shard_paths
 from speechssl.embed.shards import read_layer
 from speechssl.errors import ConfigError
+from speechssl.files import replacing
 
 Vectors = NDArray[np.float32]
 Layer = int | None | Literal["only"]
@@ -58,6 +58,11 @@ class Statistics:
     def standardise(self, vectors: Vectors) -> Vectors:
         """Centred and scaled."""
         return np.asarray((vectors - self.mean) / self.scale, dtype=np.float32)
+
+
+def unit_length(vectors: Vectors) -> Vectors:
+    """Vectors `[..., D]` scaled to length 1; zeros stay."""
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 class Collection:
@@ -154,9 +159,8 @@ class Collection:
         deviation = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
         scale = np.where(deviation > 1e-6, deviation, 1.0)
         made = Statistics(mean=mean.astype(np.float32), scale=scale.astype(np.float32))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({"mean": made.mean, "scale": made.scale}, temporary, metadata={"key": self.key()})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file({"mean": made.mean, "scale": made.scale}, temporary, metadata={"key": self.key()})
         return made
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from speechssl.search.collection import Block, Statistics
+from speechssl.search.collection import Block, Statistics, unit_length
 from speechssl.search.settings import Hit
 
 Frames = NDArray[np.float32]
@@ -42,7 +42,7 @@ def thirds(num_frames: int) -> list[tuple[int, int]]:
 
 def describe(frames: Frames) -> Frames:
     """Unit-length means of the thirds of some frames `[Q, D]`, one after the other: `[3, D]`."""
-    return _unit(np.stack([frames[first:last].mean(axis=0) for first, last in thirds(len(frames))]))
+    return unit_length(np.stack([frames[first:last].mean(axis=0) for first, last in thirds(len(frames))]))
 
 
 def span_scores(frames: Frames, query: Frames, num_frames: int) -> NDArray[np.float64]:
@@ -135,7 +135,7 @@ def warp(query: Frames, candidate: Candidate, *, frame_seconds: float) -> Hit:
     """
     from librosa.sequence import dtw
 
-    costs = np.maximum(1 - _unit(query) @ _unit(candidate.frames).T, 0).astype(np.float64)
+    costs = np.maximum(1 - unit_length(query) @ unit_length(candidate.frames).T, 0).astype(np.float64)
     if costs.shape[0] > costs.shape[1]:  # librosa's subsequence is along the longer side
         totals, path = dtw(C=costs, backtrack=True)
         total = totals[-1, -1]
@@ -167,7 +167,3 @@ def _overlap(first: Hit, second: Hit) -> float:
     assert first.start is not None and first.end is not None and second.start is not None and second.end is not None
     common = min(first.end, second.end) - max(first.start, second.start)
     return max(0.0, common) / max(1e-9, min(first.end - first.start, second.end - second.start))
-
-
-def _unit(vectors: Frames) -> Frames:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), dtype=np.float32)

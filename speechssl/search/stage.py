@@ -5,7 +5,6 @@ Shapes: N vectors, D dimensions, Q frames of a query.
 
 import heapq
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from speechssl.embed.stage import model_hash
 from speechssl.encoder import SpeechEncoder, resolve_device
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 from speechssl.frames import CONTEXT
 from speechssl.interop import load_encoder
 from speechssl.search.approximate import Approximate, open_approximate, windows
-from speechssl.search.collection import Block, Collection, Statistics
+from speechssl.search.collection import Block, Collection, Statistics, unit_length
 from speechssl.search.settings import Hit, SearchConfig, SearchResult
 from speechssl.search.spans import MIN_QUERY_FRAMES, SpanSearch, warp, without_overlaps
 
@@ -57,10 +57,7 @@ def run(config: SearchConfig, *, progress: Progress | None = None) -> SearchResu
             hits=hits, num_recordings=num_recordings, num_vectors=collection.num_vectors, recall=recall
         )
     if config.output is not None:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = config.output.with_name(f".{config.output.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in result.lines()), encoding="utf-8")
-        os.replace(temporary, config.output)
+        write_text(config.output, "".join(json.dumps(line) + "\n" for line in result.lines()))
     return result
 
 
@@ -81,7 +78,7 @@ def embed_queries(collection: Collection, config: SearchConfig) -> dict[str, Vec
     for path in config.queries:
         found = np.asarray(encoder.embed(path, layer=collection.layer, pool=pool), dtype=np.float32)
         if collection.facts["normalize"] == "l2":
-            found = found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
+            found = unit_length(found)
         queries[str(path)] = np.atleast_2d(found)
         if pool == "none" and len(found) < MIN_QUERY_FRAMES:
             raise ConfigError(f"{path}: gives {len(found)} frames; a query needs at least {MIN_QUERY_FRAMES}")
@@ -163,10 +160,10 @@ def _find_utterances(
     config: SearchConfig,
 ) -> dict[str, list[Hit]]:
     names = list(queries)
-    matrix = _unit(np.concatenate([statistics.standardise(queries[name]) for name in names]))
+    matrix = unit_length(np.concatenate([statistics.standardise(queries[name]) for name in names]))
     heaps: dict[str, list[tuple[float, str]]] = {name: [] for name in names}
     for block in blocks:
-        scores = matrix @ _unit(statistics.standardise(block.vectors)).T  # [queries, N]
+        scores = matrix @ unit_length(statistics.standardise(block.vectors)).T  # [queries, N]
         for name, row in zip(names, scores, strict=True):
             mine = chosen[name]
             rows = np.arange(len(row)) if mine is None else np.array(sorted(mine.get(block.number, ())), dtype=np.int64)
@@ -189,7 +186,7 @@ def _named(
 ) -> dict[int, set[int]]:
     """Recordings, by block, that the approximate index holds for worth an exact look."""
     standard = statistics.standardise(frames)
-    vectors = windows(standard, collection.frame_seconds) if collection.has_frames else _unit(standard)
+    vectors = windows(standard, collection.frame_seconds) if collection.has_frames else unit_length(standard)
     return approximate.nearest(vectors, max(config.candidates, config.top_k))
 
 
@@ -213,17 +210,13 @@ def _pairs(collection: Collection, statistics: Statistics, config: SearchConfig)
     pairs: list[tuple[str, str, float]] = []
     count = 0
     for block in collection.blocks():
-        mine = _unit(statistics.standardise(block.vectors))
+        mine = unit_length(statistics.standardise(block.vectors))
         count += len(block.ids)
         for other in collection.blocks(range(block.number + 1)):
-            scores = mine @ _unit(statistics.standardise(other.vectors)).T
+            scores = mine @ unit_length(statistics.standardise(other.vectors)).T
             if other.number == block.number:
                 scores = np.tril(scores, k=-1) + np.triu(np.full_like(scores, -np.inf))
             for first, second in zip(*np.nonzero(scores >= config.min_score), strict=True):
                 pairs.append((other.ids[second], block.ids[first], float(scores[first, second])))
     ordered = sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
     return SearchResult(hits={}, num_recordings=count, num_vectors=collection.num_vectors, pairs=tuple(ordered))
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12), dtype=np.float32)

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+from speechssl.files import write_text
+from speechssl.jobs import num_cores
+
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
@@ -91,9 +94,7 @@ def _truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_metrics(path.parent) if line["step"] <= step] if step > 0 else []
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _summary_writer(run_directory: Path, step: int) -> Any | None:
@@ -117,9 +118,7 @@ def write_environment(run_directory: Path, *, fingerprint: str, description: str
     else:
         changed = {name: value for name, value in now.items() if name == "time" or values.get(name) != value}
         values.setdefault("restarts", []).append({"step": step, **changed})
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -133,7 +132,7 @@ def environment() -> dict[str, Any]:
         "hardware": {
             "platform": platform.platform(),
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": num_cores(),
             "threads": torch.get_num_threads(),
             "gpus": gpus,
         },
