@@ -4,7 +4,7 @@ Shapes: B utterances, D dimensions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -86,11 +86,8 @@ def run(config: MapConfig, *, progress: Progress | None = None) -> Path:
     source = f"{found.metadata['checkpoint']}, {'output' if layer is None else f'layer {layer}'}"
     the_map = map_section(points, utterances, labels, text=f"Utterance vectors of {source}. {sample}{sentence}")
     if num_failed:
-        the_map = type(the_map)(
-            title=the_map.title,
-            html=the_map.html + note(f"{num_failed} recordings cannot be read any more and have no sound."),
-            anchor=the_map.anchor,
-        )
+        remark = note(f"{num_failed} recordings cannot be read any more and have no sound.")
+        the_map = replace(the_map, html=the_map.html + remark)
     more = [similarity_section(vectors, labels[name], name=name, title=f"Similarity by {name}") for name in columns]
     title = f"Map of {len(rows):,} utterances"
     return write_map(config.output, title, str(config.embeddings), the_map, more)

@@ -82,7 +82,7 @@ def collect_outputs(
         for name, row, length in zip(batch.utterance_ids, rows, output.num_frames.tolist(), strict=True):
             found[name] = row[:length].clone()
         if progress is not None:
-            progress(len(found), len(manifest))
+            progress(len(found) + len(failed), len(manifest))
     return Outputs(log_probabilities=found, failed=failed)
 
 

@@ -91,14 +91,6 @@ class StepMeter:
         return held + _largest_sum(found)
 
 
-def measure_step(
-    task: Any, training: TrainingConfig, make_batch: Callable[[], Any], num_clips: int, *, device: torch.device,
-    num_steps: int = 3,
-) -> Measured:  # fmt: skip
-    """`StepMeter.measure` of a task that is used once."""
-    return StepMeter(task, training, device).measure(make_batch, num_clips, num_steps=num_steps)
-
-
 def _largest_sum(found: Any) -> int:
     """The largest sum of all allocations and releases so far, in their order."""
     changes = sorted(

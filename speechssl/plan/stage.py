@@ -1,4 +1,5 @@
-"""`run(PlanConfig(config="pretrain.yaml", gpu_memory="80GB"))`: measure a few small updates, and say what is to come.
+"""`run(PlanConfig(training=Path("pretrain.yaml"), gpu_memory="80GB"))`: measure a few small updates, and say what is to
+come.
 
 Time and memory of an update grow linearly with the number of clips in it, so two sizes that are quick to measure give
 the others. What clips of another length would take is not guessed: the measured clips have the length of those that
@@ -216,10 +217,11 @@ def parse_memory(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", text.lower())
     try:
-        assert match is not None
-        return int(float(match[1]) * _UNITS[match[2]])
-    except (AssertionError, KeyError, ValueError):
-        raise ConfigError(f"gpu_memory must be like 80GB or 24GiB, but is {text!r}") from None
+        if match is not None:
+            return int(float(match[1]) * _UNITS[match[2]])
+    except (KeyError, ValueError):
+        pass  # an unknown unit, or no number: refused below
+    raise ConfigError(f"gpu_memory must be like 80GB or 24GiB, but is {text!r}")
 
 
 def free_memory(device: torch.device) -> int:
