@@ -61,6 +61,10 @@ def write_cleaned(
                 f"{name}: all of its {len(bad)} rows would be dropped; allow what is meant to be shared (--allow), or"
                 " name the kinds to act on with --drop"
             )
+    for name, manifest in zip(rows.names, rows.manifests, strict=True):
+        path = folder / f"{name}.jsonl"
+        if manifest.folder is not None and folder.resolve() == manifest.folder.resolve() and path.exists():
+            raise ManifestError(f"{path}: would be overwritten by its clean copy; give another folder as --output")
     written = []
     for number, (name, manifest, bad) in enumerate(zip(rows.names, rows.manifests, parts, strict=True)):
         path = folder / f"{name}.jsonl"

@@ -239,6 +239,10 @@ def test_cleaned_manifests_hold_what_does_not_leak(noises: Make, tmp_path: Path)
 
     train_part, _ = write_cleaned(report, tmp_path / "two", drop=["repeated_audio"])
     assert [u.id for u in Manifest.load(train_part.path)] == ["a", "b", "c"]
+    before = (tmp_path / "train.jsonl").read_bytes()
+    with pytest.raises(ManifestError, match=r"train\.jsonl: would be overwritten by its clean copy"):
+        write_cleaned(report, tmp_path)
+    assert (tmp_path / "train.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match="drop: there is no kind 'louder'"):
         write_cleaned(report, tmp_path / "three", drop=["louder"])
     with pytest.raises(ManifestError, match="train: all of its 4 rows would be dropped"):
