@@ -7,7 +7,7 @@ Shapes: B utterances, S samples, T frames, M masked frames, C latent dim, D mode
 Q quantized dim, N vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from speechssl.encoder import EncoderConfig
 from speechssl.lengths import output_length
@@ -80,15 +80,7 @@ def step_flops(
         head = contrastive_flops(objective, encoder, masked_frames(objective, num_frames))
     else:
         head = 2.0 * num_frames * encoder.model_dim * num_labels
-    return StepFlops(
-        front_end=base.front_end,
-        positions=base.positions,
-        attention=base.attention,
-        feed_forward=base.feed_forward,
-        other_context=base.other_context,
-        head=head,
-        backward=base.backward + 2 * head,
-    )
+    return replace(base, head=head, backward=base.backward + 2 * head)
 
 
 def masked_frames(objective: ContrastiveConfig, num_frames: int) -> float:

@@ -39,7 +39,7 @@ def write_evaluation_page(
     """Write the page as one HTML file that needs nothing else.
 
     Recordings come from `manifest`, where it is given: whole, as long as they are short and the page stays small; one
-    that cannot be read is left out. `facts` are shown folded away.
+    that cannot be read is left out, and the page says how many. `facts` are shown folded away.
     """
     sections = [
         _rates_section(report),
@@ -139,10 +139,12 @@ def confusions_section(report: ErrorReport) -> Section:
 def _utterances_section(report: ErrorReport, manifest: Manifest | None) -> Section:
     order = sorted(range(len(report.utterances)), key=lambda place: (-report.utterances[place].word_errors, place))
     shown = order[:MAX_UTTERANCES]
-    players = _players([report.utterances[place] for place in shown], manifest)
+    players, num_unreadable = _players([report.utterances[place] for place in shown], manifest)
     cards = "".join(_card(report.utterances[place], place, players) for place in shown)
     left = len(order) - len(shown)
     text = f"The {len(shown)} with the most errors; the other {left} are in utterances.csv." if left else ""
+    if num_unreadable:
+        text = f"{text} {num_unreadable} recordings cannot be read and have no sound.".strip()
     key = "".join(f'<span class="word {kind}"><span>{name}</span></span>' for kind, name in KINDS.items())
     buttons = "".join(f'<button type="button" value="{key}">{label}</button>' for key, label in SORT_KEYS.items())
     return section(
@@ -164,12 +166,13 @@ def _card(one: UtteranceErrors, place: int, players: Mapping[str, str]) -> str:
     )
 
 
-def _players(utterances: Sequence[UtteranceErrors], manifest: Manifest | None) -> dict[str, str]:
+def _players(utterances: Sequence[UtteranceErrors], manifest: Manifest | None) -> tuple[dict[str, str], int]:
+    """Players by id as far as there is room, and how many recordings could not be read."""
     if manifest is None:
-        return {}
+        return {}, 0
     rows = {str(name): row for row, name in enumerate(manifest.column("id").to_pylist())}
     found: dict[str, str] = {}
-    left = AUDIO_BYTES
+    left, num_unreadable = AUDIO_BYTES, 0
     for one in utterances:
         if left <= 0:
             break
@@ -179,10 +182,11 @@ def _players(utterances: Sequence[UtteranceErrors], manifest: Manifest | None) -
         try:
             waveform = audio.read_utterance(utterance, SAMPLE_RATE)
         except AudioError:
+            num_unreadable += 1
             continue
         markup = player(
             waveform, sample_rate=SAMPLE_RATE, label=f"recording of {one.id}", max_seconds=MAX_PLAYED_SECONDS
         ).html
         left -= len(markup)
         found[one.id] = markup
-    return found
+    return found, num_unreadable

@@ -23,6 +23,7 @@ from speechssl.report import (
 from speechssl.report.codes import code_entropy
 from speechssl.report.curves import smooth
 from speechssl.report.embeddings import project
+from speechssl.report.evaluation import write_evaluation_page
 from speechssl.report.spectrogram import log_mel, spans
 from speechssl.report.word_errors import aligned
 from speechssl.scoring import score
@@ -258,3 +259,16 @@ def test_pictures_of_few_flat_or_many_vectors() -> None:
         project(np.ones((2, 4)), "pca")
     with pytest.raises(ConfigError, match="2 values of 'x' for 3 embeddings"):
         embeddings_section(np.ones((3, 2)), {"x": ["a", "b"]})
+
+
+def test_recordings_that_cannot_be_read_are_counted_on_an_evaluations_page(tmp_path: Path) -> None:
+    texts = {"u0": "one two", "u1": "three"}
+    manifest = Manifest.from_utterances(
+        Utterance(id=name, audio_filepath=f"{name}.wav", sample_rate=16_000, num_samples=16_000, duration=1.0)
+        for name in texts
+    )
+    report = score(texts, {"u0": "one", "u1": "three"}, normalizer="none")
+    page = write_evaluation_page(tmp_path / "page.html", report, title="A", subtitle="b", manifest=manifest)
+    assert "2 recordings cannot be read and have no sound." in page.read_text()
+    page = write_evaluation_page(tmp_path / "page.html", report, title="A", subtitle="b")
+    assert "cannot be read" not in page.read_text()
