@@ -15,7 +15,7 @@ from speechssl.errors import ConfigError
 
 LOCK_NAME = ".lock"
 MAKERS_NAME = ".makers"
-WAIT_SECONDS = 60.0  # for what an earlier run left behind
+WAIT_SECONDS = 180.0  # for what an earlier run left behind; a busy cluster takes its time to end it
 
 
 @contextmanager
