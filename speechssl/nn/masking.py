@@ -3,6 +3,7 @@
 Shapes: B utterances, T frames, M masked frames of the fullest row.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,12 @@ def sample_span_mask(
     started[:, 1:] = starts.cumsum(dim=1)
     before = (positions[None, :] + 1 - row_span[:, None]).clamp(min=0)
     return started[:, 1:] > started.gather(1, before)
+
+
+def most_masked(max_length: int, *, probability: float, span: int, min_spans: int = 0) -> int:
+    """No row of `sample_span_mask` has more masked positions than this, for rows of `max_length` and less."""
+    bound = max(math.floor(probability * max_length) + span, min_spans * span)  # wanted spans < p n / span + 1
+    return max(0, min(bound, max_length - 1))  # something stays visible
 
 
 def masked_positions(frame_mask: Tensor, *, max_masked: int | None = None) -> MaskedPositions:

@@ -18,6 +18,7 @@ from speechssl.nn.masking import (
     MaskedPositions,
     gather_frames,
     masked_positions,
+    most_masked,
     sample_distractors,
     sample_span_mask,
 )
@@ -185,16 +186,16 @@ class ContrastiveObjective(nn.Module):
     def draw(
         self, num_frames: Tensor, max_frames: int, *, generator: torch.Generator | None = None
     ) -> ContrastiveDraws:
-        """A mask and distractors for rows of `num_frames` i64 `[B]`."""
-        frame_mask = sample_span_mask(
-            num_frames,
-            max_frames,
-            probability=self.config.mask_probability,
-            span=self.config.mask_span,
-            min_spans=2,
-            generator=generator,
-        )
-        distractors = sample_distractors(masked_positions(frame_mask), self.config.num_distractors, generator=generator)
+        """A mask and distractors for rows of `num_frames` i64 `[B]`.
+
+        On the CPU M is the largest count of masked frames. Counting would wait for a GPU, so there M is the most that
+        there can be, with places that are not valid in every row.
+        """
+        spans = {"probability": self.config.mask_probability, "span": self.config.mask_span, "min_spans": 2}
+        frame_mask = sample_span_mask(num_frames, max_frames, **spans, generator=generator)
+        bound = None if num_frames.device.type == "cpu" else most_masked(max_frames, **spans)
+        positions = masked_positions(frame_mask, max_masked=bound)
+        distractors = sample_distractors(positions, self.config.num_distractors, generator=generator)
         return ContrastiveDraws(frame_mask=frame_mask, distractors=distractors)
 
     def forward(
@@ -221,7 +222,7 @@ class ContrastiveObjective(nn.Module):
         latents = encoder.extract_latents(batch.waveform, batch.num_samples)
         if draws is None:
             draws = self.draw(latents.num_frames, latents.latents.shape[1], generator=generator)
-        positions = masked_positions(draws.frame_mask)
+        positions = masked_positions(draws.frame_mask, max_masked=draws.distractors.shape[1])
         output = encoder.contextualize(latents.normalized, latents.num_frames, frame_mask=draws.frame_mask)
 
         valid = positions.valid & (positions.counts >= 2)[:, None]  # [B, M]

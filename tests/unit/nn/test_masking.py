@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from speechssl.nn.masking import gather_frames, masked_positions, sample_distractors, sample_span_mask
+from speechssl.nn.masking import gather_frames, masked_positions, most_masked, sample_distractors, sample_span_mask
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=5)
 properties = settings(deadline=None, max_examples=60)
@@ -152,3 +152,16 @@ def test_distractors_come_from_the_generator_alone() -> None:
     first = sample_distractors(positions, 5, generator=generator(1))
     assert torch.equal(first, sample_distractors(positions, 5, generator=generator(1)))
     assert not torch.equal(first, sample_distractors(positions, 5, generator=generator(2)))
+
+
+@given(
+    length=st.integers(1, 80), probability=st.floats(0.0, 1.0), span=st.integers(1, 12), min_spans=st.integers(0, 3),
+    seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_no_row_has_more_masked_frames_than_the_bound(
+    length: int, probability: float, span: int, min_spans: int, seed: int
+) -> None:
+    lengths = torch.arange(1, length + 1)
+    settings = {"probability": probability, "span": span, "min_spans": min_spans}
+    mask = sample_span_mask(lengths, length, **settings, generator=torch.Generator().manual_seed(seed))
+    assert int(mask.sum(dim=1).max()) <= most_masked(length, **settings)

@@ -324,6 +324,22 @@ def test_padding_content_changes_neither_loss_nor_gradients() -> None:
         torch.testing.assert_close(gradient, results[1][1][name], rtol=1e-3, atol=1e-5)
 
 
+def test_places_beyond_the_masked_frames_change_nothing() -> None:
+    """On a GPU there are more of them, so that nobody waits for the count."""
+    encoder, objective = make("log_mel")
+    batch = make_batch()
+    draws = make_draws(encoder, objective, batch)
+    assert draws.gumbel is not None
+    wider = replace(
+        draws,
+        distractors=nn.functional.pad(draws.distractors, (0, 0, 0, 5)),
+        gumbel=nn.functional.pad(draws.gumbel, (0, 0, 0, 0, 0, 5)),
+    )
+    one, other = (objective.terms(encoder, batch, step=0, draws=each) for each in (draws, wider))
+    assert int(one.num_targets) == int(other.num_targets)
+    torch.testing.assert_close(one.loss, other.loss, rtol=1e-5, atol=1e-6)
+
+
 def test_everything_random_comes_from_the_generator() -> None:
     encoder, objective = make()
     batch = make_batch()

@@ -1,0 +1,50 @@
+"""A pre-training step never waits for a device.
+
+Tensors on torch's `meta` device have shapes and no values, so a step that asks the device for one fails there, with no
+GPU at hand. `tests/gpu` checks the same on a real one, the optimizer included.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from speechssl.encoder import SpeechEncoder, encoder_config
+from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.types import AudioBatch
+
+SMALL = {"model_dim": 64, "num_layers": 2, "num_heads": 4, "feed_forward_dim": 128}
+
+
+@pytest.fixture(autouse=True)
+def _autocast_knows_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    autocast = torch.autocast
+
+    def known(device_type: str, **options: Any) -> AbstractContextManager[Any]:
+        return nullcontext() if device_type == "meta" else autocast(device_type, **options)
+
+    monkeypatch.setattr(torch, "autocast", known)
+
+
+@pytest.mark.parametrize("preset", ["base", "large", "tiny"])
+def test_a_step_asks_the_device_for_nothing(preset: str) -> None:
+    changes = SMALL if preset == "tiny" else {**SMALL, "conv_dim": 32}
+    encoder = SpeechEncoder(encoder_config(preset, changes)).train()
+    objective = BUILDERS["contrastive"](ContrastiveConfig(), encoder, 0).train()
+    encoder.to("meta")
+    objective.to("meta")
+    batch = AudioBatch(
+        utterance_ids=("a", "b"),
+        waveform=torch.empty(2, 32_000, device="meta"),
+        num_samples=torch.empty(2, dtype=torch.long, device="meta"),
+        sample_rate=16_000,
+    )
+    output = objective(encoder, batch, step=100)
+    output.loss.backward()
+    assert all(parameter.grad is not None for parameter in encoder.context_encoder.parameters())
+
+
+def test_the_check_can_fail() -> None:
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        torch.empty(2, device="meta").max().item()
