@@ -191,9 +191,13 @@ class ContrastiveObjective(nn.Module):
         On the CPU M is the largest count of masked frames. Counting would wait for a GPU, so there M is the most that
         there can be, with places that are not valid in every row.
         """
-        spans = {"probability": self.config.mask_probability, "span": self.config.mask_span, "min_spans": 2}
-        frame_mask = sample_span_mask(num_frames, max_frames, **spans, generator=generator)
-        bound = None if num_frames.device.type == "cpu" else most_masked(max_frames, **spans)
+        probability, span = self.config.mask_probability, self.config.mask_span
+        frame_mask = sample_span_mask(
+            num_frames, max_frames, probability=probability, span=span, min_spans=2, generator=generator
+        )
+        bound = None
+        if num_frames.device.type != "cpu":
+            bound = most_masked(max_frames, probability=probability, span=span, min_spans=2)
         positions = masked_positions(frame_mask, max_masked=bound)
         distractors = sample_distractors(positions, self.config.num_distractors, generator=generator)
         return ContrastiveDraws(frame_mask=frame_mask, distractors=distractors)

@@ -162,6 +162,9 @@ def test_no_row_has_more_masked_frames_than_the_bound(
     length: int, probability: float, span: int, min_spans: int, seed: int
 ) -> None:
     lengths = torch.arange(1, length + 1)
-    settings = {"probability": probability, "span": span, "min_spans": min_spans}
-    mask = sample_span_mask(lengths, length, **settings, generator=torch.Generator().manual_seed(seed))
-    assert int(mask.sum(dim=1).max()) <= most_masked(length, **settings)
+    bound = most_masked(length, probability=probability, span=span, min_spans=min_spans)
+    generator = torch.Generator().manual_seed(seed)
+    mask = sample_span_mask(
+        lengths, length, probability=probability, span=span, min_spans=min_spans, generator=generator
+    )
+    assert int(mask.sum(dim=1).max()) <= bound
