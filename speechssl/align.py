@@ -329,9 +329,10 @@ def _write_all(config: AlignConfig, results: Iterator[tuple[Utterance, Alignment
     """Results as they come: one manifest or ctm file, which appears when it is complete, or a file each."""
     assert config.output is not None
     if config.format not in ("json", "ctm"):
+        taken: set[str] = set()
         for utterance, found in results:
             text = render(found, format=config.format, name=utterance.id, path=utterance.audio_filepath)
-            write_text(config.output / (utterance.id.replace("/", "_") + SUFFIXES[config.format]), text)
+            write_text(config.output / (_file_name(utterance.id, taken) + SUFFIXES[config.format]), text)
         return
     with writing(config.output) as file:
         for utterance, found in results:
@@ -339,6 +340,16 @@ def _write_all(config: AlignConfig, results: Iterator[tuple[Utterance, Alignment
                 file.write(to_ctm(found.words, recording=utterance.id))
             else:
                 file.write(json.dumps(_row(utterance, found), ensure_ascii=False) + "\n")
+
+
+def _file_name(utterance_id: str, taken: set[str]) -> str:
+    """The id without slashes; with a number where that is the name of another, which is then `taken` too."""
+    plain = name = utterance_id.replace("/", "_")
+    number = 2
+    while name in taken:
+        name, number = f"{plain}-{number}", number + 1
+    taken.add(name)
+    return name
 
 
 def _row(utterance: Utterance, found: Alignment) -> dict[str, Any]:

@@ -132,6 +132,14 @@ def test_manifest_to_ctm_and_to_a_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["a_1.TextGrid", "b.TextGrid"]
 
 
+def test_utterances_whose_ids_make_one_file_name_get_a_file_each(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path)
+    manifest.write_text(manifest.read_text().replace('"id": "b"', '"id": "a_1"'))
+    run(AlignConfig(checkpoint="x", audio=manifest, output=tmp_path / "grids", format="srt"))
+    texts = {path.name: path.read_text() for path in (tmp_path / "grids").iterdir()}
+    assert "bad cab" in texts["a_1.srt"] and "feed" in texts["a_1-2.srt"] and len(texts) == 2
+
+
 @pytest.mark.parametrize(
     ("format", "begins"),
     [("json", '{\n  "audio'), ("textgrid", "File type"), ("ctm", "clip 1 0."), ("srt", "1\n00:"), ("vtt", "WEBVTT")],
