@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config
+from speechssl.lengths import no_padding
 from speechssl.objectives import BUILDERS, ContrastiveConfig
 from speechssl.training.optim import OptimConfig, apply_update, build_optimizer
 from speechssl.types import AudioBatch
@@ -126,10 +127,10 @@ def make_batch(batch_seconds: float, crop_seconds: float, device: torch.device) 
     waveform = torch.randn(rows, num_samples, generator=torch.Generator().manual_seed(0)) * 0.1
     return AudioBatch(
         utterance_ids=tuple(map(str, range(rows))),
-        waveform=waveform.to(device),
-        num_samples=torch.full((rows,), num_samples).to(device),
+        waveform=waveform,
+        num_samples=torch.full((rows,), num_samples),
         sample_rate=RATE,
-    )
+    ).to(device)
 
 
 def ours_pretraining(config: EncoderConfig, batch: AudioBatch, preset: str, compiled: bool) -> Callable[[], object]:
@@ -166,7 +167,7 @@ def ours_ctc(config: EncoderConfig, batch: AudioBatch, preset: str, compiled: bo
 
     def step() -> object:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16), no_padding(bool(batch.is_full)):
             output = encoder(batch.waveform, batch.num_samples)
             logits = head(output.context)
         log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
@@ -182,7 +183,8 @@ def ours_embedding(config: EncoderConfig, batch: AudioBatch, preset: str, compil
     encoder = SpeechEncoder(config).to(batch.waveform.device).eval()
 
     def step() -> object:
-        with torch.inference_mode(), torch.autocast(batch.waveform.device.type, dtype=torch.bfloat16):
+        autocast = torch.autocast(batch.waveform.device.type, dtype=torch.bfloat16)
+        with torch.inference_mode(), autocast, no_padding(bool(batch.is_full)):
             return encoder(batch.waveform, batch.num_samples).context
 
     return step
@@ -242,7 +244,8 @@ def peer_embedding(config: EncoderConfig, batch: AudioBatch, preset: str) -> Cal
     model = peer_model(config, preset, "embedding").to(batch.waveform.device).eval()
 
     def step() -> object:
-        with torch.inference_mode(), torch.autocast(batch.waveform.device.type, dtype=torch.bfloat16):
+        autocast = torch.autocast(batch.waveform.device.type, dtype=torch.bfloat16)
+        with torch.inference_mode(), autocast, no_padding(bool(batch.is_full)):
             return model(batch.waveform).last_hidden_state
 
     return step

@@ -4,7 +4,9 @@ A front end is described by its strided layers, a tuple of `(kernel, stride)` pa
 functions take Python integers or integer tensors alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -63,6 +65,30 @@ def frame_stride(layers: StridedLayers) -> int:
 def frame_to_seconds(frame: float, layers: StridedLayers, sample_rate: int) -> float:
     """Time in seconds of the centre of frame number `frame`."""
     return (frame * frame_stride(layers) + receptive_field(layers) / 2) / sample_rate
+
+
+_no_padding: ContextVar[bool] = ContextVar("no_padding", default=False)
+
+
+@contextmanager
+def no_padding(known: bool) -> Iterator[None]:
+    """Inside, with `known`, no row of any batch is padded: the caller saw the lengths before they went to a device."""
+    token = _no_padding.set(known)
+    try:
+        yield
+    finally:
+        _no_padding.reset(token)
+
+
+def is_full(lengths: Tensor, max_length: int) -> bool:
+    """Whether no row is padded.
+
+    Only answered on the CPU and inside of `no_padding`: elsewhere it would wait for the device, so it says no; so it
+    does while a graph is traced, which must serve every length.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return _no_padding.get() or (lengths.device.type == "cpu" and bool((lengths == max_length).all()))
 
 
 def padding_mask(lengths: Tensor, max_length: int) -> Tensor:

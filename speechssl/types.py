@@ -36,7 +36,8 @@ class Utterance:
 class AudioBatch:
     """Padded waveforms. `waveform` f32 `[B, S]`, `num_samples` i64 `[B]`, `sample_rate` in Hz.
 
-    `source_seconds`, where known, is what the utterances last together, without the crops.
+    `source_seconds`, where known, is what the utterances last together, without the crops. `is_full`, whether no row is
+    padded, is found out where the lengths are on the CPU and stays known when they leave it.
     """
 
     utterance_ids: tuple[str, ...]
@@ -44,6 +45,11 @@ class AudioBatch:
     num_samples: Tensor
     sample_rate: int
     source_seconds: float | None = None
+    is_full: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_full is None and self.num_samples.device.type == "cpu":
+            object.__setattr__(self, "is_full", bool((self.num_samples == self.waveform.shape[1]).all()))
 
     @property
     def seconds(self) -> float:
@@ -52,13 +58,8 @@ class AudioBatch:
 
     def to(self, device: torch.device | str) -> "AudioBatch":
         """The same batch on `device`; the copy overlaps with computation when the memory is pinned."""
-        return AudioBatch(
-            utterance_ids=self.utterance_ids,
-            waveform=self.waveform.to(device, non_blocking=True),
-            num_samples=self.num_samples.to(device, non_blocking=True),
-            sample_rate=self.sample_rate,
-            source_seconds=self.source_seconds,
-        )
+        waveform = self.waveform.to(device, non_blocking=True)
+        return replace(self, waveform=waveform, num_samples=self.num_samples.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory, from which copies to a GPU overlap with computation."""

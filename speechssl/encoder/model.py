@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from speechssl.encoder.config import EncoderConfig, config_from_dict
 from speechssl.encoder.embedding import Recording, embed_recordings, too_short
 from speechssl.extraction import ChunkSettings, Extractor, Pool, Representation
-from speechssl.lengths import output_length, padding_mask, receptive_field
+from speechssl.lengths import is_full, output_length, padding_mask, receptive_field
 from speechssl.model_directory import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -32,7 +32,6 @@ from speechssl.nn.feature_encoder import (
     ConvFeatureEncoder,
     FbankFeatureEncoder,
     LogMelFeatureEncoder,
-    is_full,
     normalize_waveform,
 )
 from speechssl.nn.pooling import Pooling

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speechssl.extraction.representation import Extractor
+from speechssl.lengths import is_full, no_padding
 
 
 @torch.inference_mode()
@@ -27,7 +28,8 @@ def encode_batch(
         AudioError: an utterance is too short.
     """
     device = extractor.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+    known = no_padding(is_full(num_samples, waveform.shape[1]))  # before the lengths go where asking takes time
+    with known, torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         output = extractor.encoder(waveform.to(device), num_samples.to(device), layers=extractor.needs_layers)
     frames = extractor.chosen(output)
     if extractor.pooling is not None:

@@ -19,7 +19,7 @@ from speechssl.errors import AudioError
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.finetune.labels import LabeledData
 from speechssl.finetune.weights import TrainedWeights
-from speechssl.lengths import output_length, padding_mask, receptive_field
+from speechssl.lengths import no_padding, output_length, padding_mask, receptive_field
 from speechssl.nn.masking import sample_span_mask
 from speechssl.scoring import count_errors, error_rates
 from speechssl.training.randomness import derive_seed
@@ -134,9 +134,9 @@ class CtcTask:
     def loss(self, batch: _Placed, *, step: int, generator: torch.Generator) -> ObjectiveOutput:
         """Negative log likelihood in nats per label, of the utterances whose labels fit their frames."""
         labeled = batch.batch
-        output = self.model(
-            labeled.audio.waveform, labeled.audio.num_samples, **self._masks(batch.num_frames, generator)
-        )
+        masks = self._masks(batch.num_frames, generator)
+        with no_padding(bool(labeled.audio.is_full)):
+            output = self.model(labeled.audio.waveform, labeled.audio.num_samples, **masks)
         # Without labels the loss of an infeasible row is finite, so that a factor of 0 leaves no trace in gradients.
         lengths = torch.where(batch.feasible, labeled.target_lengths, 0)
         blank = self.model.vocabulary.blank

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.lengths import StridedLayers, output_length, padding_mask
+from speechssl.lengths import StridedLayers, is_full, output_length, padding_mask
 from speechssl.nn.conv_stack import ConvStack, flat_weight, fold_group_norm, sample_windows
 from speechssl.nn.dropout import is_plain_cpu
 from speechssl.nn.kept import KeptWhileUnchanged
@@ -31,15 +31,6 @@ class TimeStatistics:
     mean: Tensor
     variance: Tensor
     count: int
-
-
-def is_full(lengths: Tensor, max_length: int) -> bool:
-    """Whether no row is padded.
-
-    Only answered on the CPU: elsewhere it would wait for the device, so it says no; so it does while a graph is traced,
-    which must serve every length.
-    """
-    return not torch.compiler.is_compiling() and lengths.device.type == "cpu" and bool((lengths == max_length).all())
 
 
 def full_precision(device_type: str) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import ConfigError
-from speechssl.lengths import padding_mask
+from speechssl.lengths import is_full, no_padding, padding_mask
 from speechssl.nn.dropout import dropout
 from speechssl.nn.masking import (
     MaskedPositions,
@@ -206,7 +206,8 @@ class ContrastiveObjective(nn.Module):
         self, encoder: SpeechEncoder, batch: AudioBatch, *, step: int, generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Loss of a batch at optimizer step `step`; mask, distractors and Gumbel noise come from `generator`."""
-        terms = self.terms(encoder, batch, step=step, generator=generator)
+        with no_padding(bool(batch.is_full)):
+            terms = self.terms(encoder, batch, step=step, generator=generator)
         return ObjectiveOutput(loss=terms.loss, num_targets=terms.num_targets, metrics=self._metrics(terms, step))
 
     def terms(
@@ -285,7 +286,7 @@ class ContrastiveObjective(nn.Module):
 
 def mean_square(latents: Tensor, num_frames: Tensor) -> Tensor:
     """Mean of the squared latents over valid frames (feature penalty): `[B, T, C]` -> scalar in fp32."""
-    if latents.device.type == "cpu" and bool((num_frames == latents.shape[1]).all()):
+    if is_full(num_frames, latents.shape[1]):
         return latents.float().square().mean()
     valid = ~padding_mask(num_frames, latents.shape[1])
     total = torch.where(valid[:, :, None], latents.float().square(), 0).sum()

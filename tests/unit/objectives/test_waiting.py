@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.objectives import BUILDERS, ContrastiveConfig
@@ -27,22 +28,27 @@ def _autocast_knows_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", known)
 
 
+@pytest.mark.parametrize("num_samples", [[32_000, 32_000], [32_000, 20_000]])
 @pytest.mark.parametrize("preset", ["base", "large", "tiny"])
-def test_a_step_asks_the_device_for_nothing(preset: str) -> None:
+def test_a_step_asks_the_device_for_nothing(preset: str, num_samples: list[int]) -> None:
+    """And crops of one length need no mask there either: that they are equal is known before they go."""
     changes = SMALL if preset == "tiny" else {**SMALL, "conv_dim": 32}
     encoder = SpeechEncoder(encoder_config(preset, changes)).train()
     objective = BUILDERS["contrastive"](ContrastiveConfig(), encoder, 0).train()
     encoder.to("meta")
     objective.to("meta")
+    padding: list[Tensor | None] = []
+    encoder.context_encoder.register_forward_pre_hook(lambda _, inputs: padding.append(inputs[1]))
     batch = AudioBatch(
         utterance_ids=("a", "b"),
-        waveform=torch.empty(2, 32_000, device="meta"),
-        num_samples=torch.empty(2, dtype=torch.long, device="meta"),
+        waveform=torch.zeros(2, 32_000),
+        num_samples=torch.tensor(num_samples),
         sample_rate=16_000,
-    )
+    ).to("meta")
     output = objective(encoder, batch, step=100)
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in encoder.context_encoder.parameters())
+    assert [mask is None for mask in padding] == [len(set(num_samples)) == 1]
 
 
 def test_the_check_can_fail() -> None:
