@@ -83,8 +83,8 @@ def no_padding(known: bool) -> Iterator[None]:
 def is_full(lengths: Tensor, max_length: int) -> bool:
     """Whether no row is padded.
 
-    Only answered on the CPU and inside of `no_padding`: elsewhere it would wait for the device, so it says no; so it
-    does while a graph is traced, which must serve every length.
+    Only found out on the CPU, or known inside of `no_padding`: elsewhere asking would wait for the device, so the
+    answer is no; so it is while a graph is traced, which must serve every length.
     """
     if torch.compiler.is_compiling():
         return False

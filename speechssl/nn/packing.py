@@ -1,7 +1,7 @@
 """Utterances of unequal length one after the other, so that no layer computes padding.
 
-A transformer layer treats frames one by one but for attention, so a batch `[B, T, D]` whose utterances fill half of it
-costs half as much as rows `[1, N, D]`, N valid frames. For the CPU, where lengths are at hand: on a GPU reading them
+A transformer layer treats frames one by one but for attention, so the rows `[1, N, D]` of a batch `[B, T, D]` whose
+utterances fill half of it cost half as much as the batch. For the CPU, where lengths are at hand: on a GPU reading them
 would wait for it.
 
 Shapes: B utterances, T frames, N valid frames of all utterances, D model dim.
