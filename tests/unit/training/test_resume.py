@@ -57,7 +57,8 @@ def test_killed_at_random_moments(
     clock = random.Random(1)
     kills = 0
     for attempt in range(30):
-        code = in_child(toy.run, tmp_path, kill_after_seconds=clock.uniform(0.02, 0.4) if attempt < 29 else None)
+        latest = 0.05 + 0.02 * attempt  # at first too soon for a fast machine, later late enough for a slow one
+        code = in_child(toy.run, tmp_path, kill_after_seconds=clock.uniform(0.02, latest) if attempt < 29 else None)
         if code == 0:
             break
         kills += code == -signal.SIGKILL
