@@ -121,9 +121,10 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(folder: Path, cluster
 def test_the_command_killed_and_started_again_gives_the_frames_of_one_process(folder: Path, cluster: Any) -> None:
     output = folder / "frames"
     nodes: set[int] = set()
+    earlier = set(workers())  # of the test before this, which may take a while to end
 
     def has_begun() -> bool:
-        nodes.update(parent(pid) for pid in workers())
+        nodes.update(parent(pid) for pid in workers() if pid not in earlier)
         return len(shards(output)) >= 3
 
     first = start(folder, cluster, "frames", "--pool", "none")
@@ -131,7 +132,7 @@ def test_the_command_killed_and_started_again_gives_the_frames_of_one_process(fo
     first.kill()
     first.communicate()
     done = shards(output)
-    assert len(nodes) == 2, "the work was not shared by two nodes"
+    assert len(nodes) >= 2, "the work was not shared by two nodes"
     assert 3 <= len(done) < NUM_SHARDS, "the command was killed too late to matter"
     for path in done:
         pq.read_table(path)
