@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config
 from speechssl.lengths import no_padding
-from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.objectives import ContrastiveConfig, build_contrastive
 from speechssl.training.optim import OptimConfig, apply_update, build_optimizer
 from speechssl.types import AudioBatch
 
@@ -138,7 +138,7 @@ def ours_pretraining(config: EncoderConfig, batch: AudioBatch, preset: str, comp
     device = batch.waveform.device
     encoder = SpeechEncoder(config).to(device).train()
     settings = ContrastiveConfig(**(LARGE_OBJECTIVE if preset == "large" else {}))
-    objective = BUILDERS["contrastive"](settings, encoder, 0).to(device).train()
+    objective = build_contrastive(settings, encoder, 0).to(device).train()
     if compiled:
         encoder.context_encoder.compile_feed_forward()
     optimizer = build_optimizer([{"params": [*encoder.parameters(), *objective.parameters()]}], OptimConfig())

@@ -6,7 +6,7 @@ result = pretrain.run(pretrain.PretrainConfig(manifests=("train.jsonl",), run_di
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +23,15 @@ from speechssl.interop.model import PretrainingModel
 from speechssl.interop.models import load_model
 from speechssl.lengths import input_length
 from speechssl.manifest import Manifest, require_valid
-from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.objectives import ClusterConfig, ClusterObjective, ContrastiveConfig, build_contrastive
 from speechssl.training.dry_run import StepCost, try_batches
 from speechssl.training.loop import train
 from speechssl.training.profiling import Profiler
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingConfig, TrainingResult
 from speechssl.types import AudioBatch, ObjectiveOutput
+from speechssl.units.model import MODEL_NAME
+from speechssl.units.targets import open_targets
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,9 @@ class PretrainConfig:
         initialize_from: start from this model (run, model directory, shipped name, or another tool's) instead of random
             weights; its architecture replaces preset and encoder.
         fresh_objective: begin with a new quantizer and new projections also where `initialize_from` brings its own.
-        objective: name of the objective.
+        objective: `contrastive` (wav2vec 2.0) or `cluster` (HuBERT), which needs units (`speechssl units`) as targets.
         contrastive: settings of the contrastive objective.
+        cluster: settings of the masked prediction of clusters.
         data: how utterances become batches.
         training: the loop.
         device: `auto` takes a GPU where there is one.
@@ -67,6 +70,7 @@ class PretrainConfig:
     fresh_objective: bool = False
     objective: str = "contrastive"
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     device: str = "auto"
@@ -77,7 +81,28 @@ class PretrainConfig:
             raise ConfigError("manifests must name at least one manifest, but is empty")
         if self.objective not in BUILDERS:
             raise ConfigError(f"objective must be one of {', '.join(BUILDERS)}, but is {self.objective!r}")
+        if self.objective == "cluster" and self.cluster.targets is None:
+            raise ConfigError(
+                "objective=cluster needs targets: make them with `speechssl units` and name the folder as"
+                " cluster.targets"
+            )
         resolve_encoder(self.preset, self.encoder)
+
+
+def _build_contrastive(config: PretrainConfig, encoder: SpeechEncoder, seed: int) -> nn.Module:
+    return build_contrastive(config.contrastive, encoder, seed)
+
+
+def _build_cluster(config: PretrainConfig, encoder: SpeechEncoder, seed: int) -> nn.Module:
+    assert config.cluster.targets is not None
+    targets = open_targets(config.cluster.targets, encoder)
+    return ClusterObjective(config.cluster, targets, model_dim=encoder.config.model_dim, seed=seed)
+
+
+BUILDERS: dict[str, Callable[[PretrainConfig, SpeechEncoder, int], nn.Module]] = {
+    "contrastive": _build_contrastive,
+    "cluster": _build_cluster,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,14 +265,14 @@ def build_models(config: PretrainConfig) -> tuple[SpeechEncoder, nn.Module]:
     objective_seed = derive_seed("objective", seed)
     if config.initialize_from is None:
         encoder = SpeechEncoder(resolve_encoder(config.preset, config.encoder), seed=derive_seed("encoder", seed))
-        return encoder, BUILDERS[config.objective](config.contrastive, encoder, objective_seed)
+        return encoder, BUILDERS[config.objective](config, encoder, objective_seed)
     start = load_model(config.initialize_from)
     encoder = start if isinstance(start, SpeechEncoder) else start.encoder
     if not isinstance(start, PretrainingModel) or config.fresh_objective or config.objective != "contrastive":
-        return encoder, BUILDERS[config.objective](config.contrastive, encoder, objective_seed)
+        return encoder, BUILDERS[config.objective](config, encoder, objective_seed)
     theirs = start.objective.config
     shapes = {name: getattr(theirs, name) for name in ("num_codebooks", "num_entries", "quantized_dim", "final_dim")}
-    objective = BUILDERS[config.objective](replace(config.contrastive, **shapes), encoder, objective_seed)
+    objective = build_contrastive(replace(config.contrastive, **shapes), encoder, objective_seed)
     objective.load_state_dict(start.objective.state_dict())
     logger.info("%s: its quantizer and projections are trained on, too (fresh_objective=false)", config.initialize_from)
     return encoder, objective
@@ -266,7 +291,7 @@ def run(config: PretrainConfig, *, resume: bool = True, profiler: Profiler | Non
         config=config.training,
         run_directory=Path(config.run_directory),
         resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": to_dict(task.encoder.config)},
-        fingerprint=fingerprint(manifest, valid),
+        fingerprint=data_fingerprint(config, manifest, valid),
         description="pre-training",
         resume=resume,
         profiler=profiler,
@@ -321,6 +346,15 @@ def build_task(config: PretrainConfig) -> tuple[PretrainTask, Manifest, Manifest
         num_workers=config.data.num_workers,
     )  # fmt: skip
     return task, manifest, valid
+
+
+def data_fingerprint(config: PretrainConfig, *manifests: Manifest | None) -> str:
+    """One hash for all data that a run learns from: the manifests and, of clusters, the centers."""
+    found = fingerprint(*manifests)
+    if config.objective != "cluster" or config.cluster.targets is None:
+        return found
+    centers = (config.cluster.targets / MODEL_NAME).read_bytes()
+    return hashlib.sha256(found.encode() + hashlib.sha256(centers).digest()).hexdigest()
 
 
 def fingerprint(*manifests: Manifest | None) -> str:

@@ -54,7 +54,8 @@ def load_pretraining(source: str | Path) -> PretrainingModel:
     own = _own_pretraining(directory)
     if own is None:
         raise CheckpointError(
-            f"{source}: holds no {OBJECTIVE_FILE} of a pre-training run; give such a run or one of its checkpoints"
+            f"{source}: holds no {OBJECTIVE_FILE} of a contrastive pre-training run; give such a run or one of its"
+            " checkpoints"
         )
     return own
 
@@ -143,7 +144,7 @@ def _own_pretraining(directory: Path) -> PretrainingModel | None:
     file = directory / CONFIG_FILE if run is None else run / RUN_CONFIG_FILE
     values = _json(file) if run is None else read_yaml(file)
     if run is not None and values.get("objective") != "contrastive":
-        raise CheckpointError(f"{run}: its objective is {values.get('objective')!r}, which no other tool knows")
+        return None  # only the contrastive objective is taken along
     if OBJECTIVE_KEY not in values:
         return None
     config = from_dict(ContrastiveConfig, values[OBJECTIVE_KEY], source=str(file))

@@ -5,13 +5,13 @@ An objective is a module that owns all that is thrown away after pre-training an
 `after_update(encoder, *, step)` follows every optimizer step.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import nn
 
 from speechssl.encoder import SpeechEncoder
+from speechssl.objectives.cluster import ClusterConfig, ClusterObjective, ClusterTargets
 from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
 from speechssl.types import AudioBatch, ObjectiveOutput
 
@@ -37,6 +37,12 @@ def build_contrastive(config: ContrastiveConfig, encoder: SpeechEncoder, seed: i
     )
 
 
-BUILDERS: dict[str, Callable[[ContrastiveConfig, SpeechEncoder, int], nn.Module]] = {"contrastive": build_contrastive}
-
-__all__ = ["BUILDERS", "ContrastiveConfig", "ContrastiveObjective", "Objective", "build_contrastive"]
+__all__ = [
+    "ClusterConfig",
+    "ClusterObjective",
+    "ClusterTargets",
+    "ContrastiveConfig",
+    "ContrastiveObjective",
+    "Objective",
+    "build_contrastive",
+]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from speechssl.encoder import EncoderConfig
 from speechssl.lengths import output_length
-from speechssl.objectives import ContrastiveConfig
+from speechssl.objectives import ClusterConfig, ContrastiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +71,29 @@ def encoder_flops(config: EncoderConfig, num_samples: int) -> StepFlops:
 
 
 def step_flops(
-    encoder: EncoderConfig, num_samples: int, *, objective: ContrastiveConfig | None = None, num_labels: int = 0
+    encoder: EncoderConfig,
+    num_samples: int,
+    *,
+    objective: ContrastiveConfig | ClusterConfig | None = None,
+    num_labels: int = 0,
 ) -> StepFlops:
-    """Operations of a training step for one utterance: pre-training with `objective`, or CTC over `num_labels`."""
+    """Operations of a training step for one utterance: pre-training with `objective`, or CTC over `num_labels`.
+
+    Of masked prediction, `num_labels` are its clusters; what computes its targets is left out.
+    """
     base = encoder_flops(encoder, num_samples)
     num_frames = output_length(num_samples, encoder.strided_layers)
-    if objective is not None:
+    if isinstance(objective, ContrastiveConfig):
         head = contrastive_flops(objective, encoder, masked_frames(objective, num_frames))
+    elif objective is not None:
+        num_masked = masked_frames(objective, num_frames)
+        head = 2.0 * num_masked * objective.final_dim * (encoder.model_dim + num_labels)
     else:
         head = 2.0 * num_frames * encoder.model_dim * num_labels
     return replace(base, head=head, backward=base.backward + 2 * head)
 
 
-def masked_frames(objective: ContrastiveConfig, num_frames: int) -> float:
+def masked_frames(objective: ContrastiveConfig | ClusterConfig, num_frames: int) -> float:
     """Expected number of masked frames: spans overlap, so .65 masks 49 % with spans of 10."""
     starts = objective.mask_probability / objective.mask_span
     return num_frames * (1 - (1 - starts) ** objective.mask_span)

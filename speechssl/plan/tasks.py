@@ -17,7 +17,7 @@ from speechssl.finetune import CtcTask, FinetuneConfig, build_encoder, build_voc
 from speechssl.finetune import prepare_validation as prepare_valid
 from speechssl.lengths import output_length
 from speechssl.manifest import Manifest
-from speechssl.objectives import ContrastiveConfig
+from speechssl.objectives import ClusterConfig, ClusterObjective, ContrastiveConfig
 from speechssl.pretrain import PretrainConfig, PretrainTask, build_models
 from speechssl.training.task import TrainingConfig
 from speechssl.types import AudioBatch, LabeledBatch
@@ -36,7 +36,7 @@ class Planned:
     training: TrainingConfig
     device: torch.device
     encoder: EncoderConfig
-    objective: ContrastiveConfig | None
+    objective: ContrastiveConfig | ClusterConfig | None
     num_labels: int
     batch_seconds: float
     clip_seconds: float
@@ -71,8 +71,8 @@ def plan_pretraining(config: PretrainConfig, clip_seconds: float | None) -> Plan
         training=config.training,
         device=device,
         encoder=encoder.config,
-        objective=config.contrastive,
-        num_labels=0,
+        objective=config.cluster if isinstance(objective, ClusterObjective) else config.contrastive,
+        num_labels=objective.num_clusters if isinstance(objective, ClusterObjective) else 0,
         batch_seconds=config.data.batch_seconds,
         clip_seconds=seconds,
         corpus_seconds=None if durations is None else float(durations.sum()),

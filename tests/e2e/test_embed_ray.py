@@ -166,7 +166,10 @@ def start(folder: Path, cluster: Any, output: str, *words: str) -> subprocess.Po
     command = [sys.executable, "-m", "speechssl", "embed", "model", "clips.jsonl", "--output", output, *words]
     ray = ["--engine", "ray", "--ray_address", cluster.address, "--ray_actors", "2", "--shard_rows", "2"]
     pipe = subprocess.PIPE
-    both = {**os.environ, "RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": f"{LIMIT_SECONDS:.0f}"}  # none begins before all can
+    both = {
+        **os.environ,
+        "RAY_DATA_DEFAULT_WAIT_FOR_MIN_ACTORS_S": f"{LIMIT_SECONDS:.0f}",
+    }  # none begins before all can
     return subprocess.Popen([*command, *ray], cwd=folder, env=both, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 

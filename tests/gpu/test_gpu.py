@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from speechssl.encoder import SpeechEncoder, encoder_config
-from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.objectives import ContrastiveConfig, build_contrastive
 from speechssl.training.optim import OptimConfig, apply_update, build_optimizer
 from speechssl.types import AudioBatch
 
@@ -57,7 +57,7 @@ def test_a_step_does_not_wait_for_the_device(precision: torch.dtype, training_st
 @pytest.fixture
 def training_step() -> Callable[..., Tensor]:
     encoder = SpeechEncoder(encoder_config("base", SMALL)).to("cuda").train()
-    objective = BUILDERS["contrastive"](ContrastiveConfig(), encoder, 0).to("cuda").train()
+    objective = build_contrastive(ContrastiveConfig(), encoder, 0).to("cuda").train()
     optimizer = build_optimizer([{"params": [*encoder.parameters(), *objective.parameters()]}], OptimConfig())
     batch = batch_of([32_000, 20_001], "cuda")
     generator = torch.Generator("cuda").manual_seed(0)

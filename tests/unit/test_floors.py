@@ -18,8 +18,10 @@ FLOORS = {
     "data": 3, "objectives": 3, "training": 3, "asr": 3, "evaluation": 3,
     "interop": 3.5, "tuning": 3.5, "frames": 3.5,  # between the models and the stages that load them
     "streaming": 3.5, "seams": 3.5, "language_model": 4,
-    "pretrain": 4, "finetune": 4, "evaluate": 4, "transcribe": 4, "embed": 4, "sklearn": 4, "probe": 4, "report": 4,
-    "units": 4, "search": 5, "embedding_map": 5,  # the last two read what embed wrote
+    "finetune": 4, "evaluate": 4, "transcribe": 4, "embed": 4, "sklearn": 4, "probe": 4, "report": 4,
+    "units": 4,
+    "pretrain": 4.2,  # takes units as targets
+    "search": 5, "embedding_map": 5,  # the last two read what embed wrote
     "align": 4, "calibrate": 4, "compare": 4, "plan": 4.5,  # plan builds what the stages would train
     "run_report": 5,  # runs stages for its page
     "label_efficiency": 5,  # fine-tunes and evaluates many times

@@ -12,7 +12,7 @@ from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config
 from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
 from speechssl.nn.quantizer import GumbelQuantizer
-from speechssl.objectives import ContrastiveConfig
+from speechssl.objectives import ClusterConfig, ClusterObjective, ClusterTargets, ContrastiveConfig
 from speechssl.objectives.contrastive import contrastive_logits
 from speechssl.plan import PlanConfig, encoder_flops, parse_memory, run, step_flops
 from speechssl.plan.flops import contrastive_flops, masked_frames
@@ -58,6 +58,24 @@ def test_operations_of_the_head_are_those_that_torch_counts() -> None:
             torch.zeros(1, masked, 100, dtype=torch.long), temperature=0.1,
         )  # fmt: skip
     assert contrastive_flops(objective, encoder, masked) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_operations_of_masked_prediction_are_those_that_torch_counts() -> None:
+    encoder = SpeechEncoder(encoder_config("tiny", SMALL)).eval()
+
+    def frames(waveform: torch.Tensor, num_samples: torch.Tensor, num_frames: int) -> torch.Tensor:
+        return torch.zeros(1, num_frames, 5)
+
+    targets = ClusterTargets(centers=torch.zeros(100, 5), frames=frames)
+    objective = ClusterObjective(ClusterConfig(mask_probability=0.99), targets, model_dim=encoder.config.model_dim)
+    latents = encoder.extract_latents(torch.zeros(1, 16_000), torch.tensor([16_000]))
+    mask = objective.draw(latents.num_frames, 49)
+    with FlopCounterMode(display=False) as counter:
+        context = objective.context_projection(torch.randn(int(mask.sum()), encoder.config.model_dim))
+        context @ objective.cluster_embeddings.T
+    found = step_flops(encoder.config, 16_000, objective=objective.config, num_labels=100).head
+    share = masked_frames(objective.config, 49) / int(mask.sum())
+    assert found == pytest.approx(counter.get_total_flops() * share, rel=1e-6)
 
 
 def similarity_operations(batch: int, masked: int) -> int:

@@ -258,8 +258,8 @@ def stopped(settings: PretrainConfig) -> tuple[str, set[str]]:
 def test_monitor_sees_a_constant_codebook(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All targets the same: the contrastive loss is 0 at once, the failure users of the peers report most."""
 
-    def constant(settings: ContrastiveConfig, encoder: SpeechEncoder, seed: int) -> ContrastiveObjective:
-        objective = build_contrastive(settings, encoder, seed)
+    def constant(settings: PretrainConfig, encoder: SpeechEncoder, seed: int) -> ContrastiveObjective:
+        objective = build_contrastive(settings.contrastive, encoder, seed)
         assert isinstance(objective, ContrastiveObjective)
         with torch.no_grad():
             objective.quantizer.logits.weight.zero_()
@@ -318,7 +318,7 @@ def test_monitor_can_be_told_to_warn_only(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"manifests": ()}, "manifests must name at least one manifest, but is empty"),
-        ({"objective": "contrastve"}, "objective must be one of contrastive, but is 'contrastve'"),
+        ({"objective": "contrastve"}, "objective must be one of contrastive, cluster, but is 'contrastve'"),
         ({"preset": "huge"}, "preset must be one of tiny, small, base, large, but is 'huge'"),
         ({"encoder": {"num_layer": 3}}, "num_layer"),
         ({"encoder": {"num_layers": "many"}}, "num_layers"),

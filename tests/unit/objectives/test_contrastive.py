@@ -12,7 +12,7 @@ from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import ConfigError
 from speechssl.nn.masking import masked_positions, sample_distractors
 from speechssl.nn.quantizer import perplexity
-from speechssl.objectives import BUILDERS, ContrastiveConfig, ContrastiveObjective
+from speechssl.objectives import ContrastiveConfig, ContrastiveObjective, build_contrastive
 from speechssl.objectives.contrastive import (
     ContrastiveDraws,
     ContrastiveTerms,
@@ -451,7 +451,7 @@ def test_temperature_falls_from_start_to_end() -> None:
 def test_the_objective_follows_from_its_seed() -> None:
     encoder, _ = make()
     state = torch.get_rng_state()
-    first, second, other = (BUILDERS["contrastive"](ContrastiveConfig(), encoder, seed) for seed in (1, 1, 2))
+    first, second, other = (build_contrastive(ContrastiveConfig(), encoder, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     own, same, different = (module.state_dict() for module in (first, second, other))
     assert all(torch.equal(own[name], same[name]) for name in own)

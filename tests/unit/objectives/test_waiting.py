@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speechssl.encoder import SpeechEncoder, encoder_config
-from speechssl.objectives import BUILDERS, ContrastiveConfig
+from speechssl.objectives import ClusterConfig, ClusterObjective, ClusterTargets, ContrastiveConfig, build_contrastive
 from speechssl.types import AudioBatch
 
 SMALL = {"model_dim": 64, "num_layers": 2, "num_heads": 4, "feed_forward_dim": 128}
@@ -34,7 +34,7 @@ def test_a_step_asks_the_device_for_nothing(preset: str, num_samples: list[int])
     """And crops of one length need no mask there either: that they are equal is known before they go."""
     changes = SMALL if preset == "tiny" else {**SMALL, "conv_dim": 32}
     encoder = SpeechEncoder(encoder_config(preset, changes)).train()
-    objective = BUILDERS["contrastive"](ContrastiveConfig(), encoder, 0).train()
+    objective = build_contrastive(ContrastiveConfig(), encoder, 0).train()
     encoder.to("meta")
     objective.to("meta")
     padding: list[Tensor | None] = []
@@ -49,6 +49,26 @@ def test_a_step_asks_the_device_for_nothing(preset: str, num_samples: list[int])
     output.loss.backward()
     assert all(parameter.grad is not None for parameter in encoder.context_encoder.parameters())
     assert [mask is None for mask in padding] == [len(set(num_samples)) == 1]
+
+
+def test_neither_does_masked_prediction_of_clusters() -> None:
+    encoder = SpeechEncoder(encoder_config("tiny", SMALL)).train()
+
+    def frames(waveform: Tensor, num_samples: Tensor, num_frames: int) -> Tensor:
+        return torch.zeros(len(waveform), num_frames, 5, device=waveform.device)
+
+    targets = ClusterTargets(centers=torch.zeros(7, 5), frames=frames)
+    objective = ClusterObjective(ClusterConfig(), targets, model_dim=64).train()
+    encoder.to("meta")
+    objective.to("meta")
+    batch = AudioBatch(
+        utterance_ids=("a", "b"),
+        waveform=torch.zeros(2, 32_000),
+        num_samples=torch.tensor([32_000, 20_000]),
+        sample_rate=16_000,
+    ).to("meta")
+    objective(encoder, batch, step=100).loss.backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
 
 
 def test_the_check_can_fail() -> None:
