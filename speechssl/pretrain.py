@@ -105,6 +105,15 @@ BUILDERS: dict[str, Callable[[PretrainConfig, SpeechEncoder, int], nn.Module]] =
 }
 
 
+def build_objective(config: PretrainConfig, encoder: SpeechEncoder) -> nn.Module:
+    """A new objective for `encoder`, as configured.
+
+    Raises:
+        ConfigError, CheckpointError: the units that are to be predicted cannot be used.
+    """
+    return BUILDERS[config.objective](config, encoder, derive_seed("objective", config.training.seed))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainResult:
     """A finished or interrupted run.
@@ -262,17 +271,16 @@ def build_models(config: PretrainConfig) -> tuple[SpeechEncoder, nn.Module]:
     configured.
     """
     seed = config.training.seed
-    objective_seed = derive_seed("objective", seed)
     if config.initialize_from is None:
         encoder = SpeechEncoder(resolve_encoder(config.preset, config.encoder), seed=derive_seed("encoder", seed))
-        return encoder, BUILDERS[config.objective](config, encoder, objective_seed)
+        return encoder, build_objective(config, encoder)
     start = load_model(config.initialize_from)
     encoder = start if isinstance(start, SpeechEncoder) else start.encoder
     if not isinstance(start, PretrainingModel) or config.fresh_objective or config.objective != "contrastive":
-        return encoder, BUILDERS[config.objective](config, encoder, objective_seed)
+        return encoder, build_objective(config, encoder)
     theirs = start.objective.config
     shapes = {name: getattr(theirs, name) for name in ("num_codebooks", "num_entries", "quantized_dim", "final_dim")}
-    objective = build_contrastive(replace(config.contrastive, **shapes), encoder, objective_seed)
+    objective = build_contrastive(replace(config.contrastive, **shapes), encoder, derive_seed("objective", seed))
     objective.load_state_dict(start.objective.state_dict())
     logger.info("%s: its quantizer and projections are trained on, too (fresh_objective=false)", config.initialize_from)
     return encoder, objective

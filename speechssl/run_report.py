@@ -6,7 +6,7 @@ Shapes: B utterances, T frames, G codebooks, V entries.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from speechssl.audio import read_utterance
 from speechssl.config import flatten, from_dict, read_yaml
 from speechssl.data import iterate_once
 from speechssl.encoder import SpeechEncoder, load_encoder
-from speechssl.errors import AudioError, CheckpointError, ConfigError, SpeechSSLError
+from speechssl.errors import AudioError, ConfigError, SpeechSSLError
 from speechssl.lengths import frame_stride, padding_mask, receptive_field
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
-from speechssl.objectives.contrastive import ContrastiveConfig, ContrastiveObjective
+from speechssl.objectives import ClusterObjective, ContrastiveObjective
+from speechssl.objectives.contrastive import ContrastiveDraws
+from speechssl.pretrain import PretrainConfig, build_objective
 from speechssl.report import (
     Section,
     codes_section,
@@ -40,6 +42,8 @@ from speechssl.training.tensors import load_module, read_tensors
 from speechssl.types import Utterance
 
 logger = logging.getLogger(__name__)
+
+PretrainingObjective = ContrastiveObjective | ClusterObjective
 
 _MAX_UTTERANCES = 400  # for code counts and the picture of embeddings
 
@@ -115,29 +119,38 @@ def pretraining_sections(run: Path, manifest_path: Path, *, title_prefix: str = 
         return [section(f"{title_prefix}Masking and codes", note(f"Could not be made: {error}"))]
 
 
-def load_pretraining(run: Path) -> tuple[SpeechEncoder, ContrastiveObjective]:
+def load_pretraining(run: Path) -> tuple[SpeechEncoder, PretrainingObjective]:
     """Encoder and objective of a run's last or best checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: there is none, or its objective cannot be read.
+        CheckpointError: there is none, its objective cannot be read, or the units that were its targets cannot.
     """
     directory = resolve_model_directory(run)
     encoder = load_encoder(directory)
     values = read_yaml(run / "config.yaml")
-    if values.get("objective", "contrastive") != "contrastive":
-        raise CheckpointError(f"{run}: its objective {values['objective']!r} has no codes")
-    config = from_dict(ContrastiveConfig, values.get("contrastive", {}), source=str(run / "config.yaml"))
-    objective = ContrastiveObjective(config, latent_dim=encoder.config.latent_dim, model_dim=encoder.config.model_dim)
+    known = {field.name for field in fields(PretrainConfig)}
+    config = from_dict(
+        PretrainConfig,
+        {name: value for name, value in values.items() if name in known},
+        source=str(run / "config.yaml"),
+    )
+    objective: Any = build_objective(config, encoder)
     path = directory / "objective.safetensors"
     load_module(objective, read_tensors(path), source=path)
     return encoder, objective.eval()
 
 
 @torch.inference_mode()
-def count_codes(encoder: SpeechEncoder, objective: ContrastiveObjective, manifest: Manifest, shown: Utterance) -> Codes:
-    """Codes of all frames of up to some hundred utterances, and of `shown` with a mask as in training."""
-    config = objective.config
-    counts = np.zeros((config.num_codebooks, config.num_entries), dtype=np.int64)
+def count_codes(encoder: SpeechEncoder, objective: PretrainingObjective, manifest: Manifest, shown: Utterance) -> Codes:
+    """Codes of all frames of up to some hundred utterances, and of `shown` with a mask as in training.
+
+    The clusters of masked prediction are the entries of one codebook.
+    """
+    if isinstance(objective, ClusterObjective):
+        shape = (1, objective.num_clusters)
+    else:
+        shape = (objective.config.num_codebooks, objective.config.num_entries)
+    counts = np.zeros(shape, dtype=np.int64)
     sample = manifest.take(np.linspace(0, len(manifest) - 1, min(len(manifest), _MAX_UTTERANCES)).astype(np.int64))
     shortest = receptive_field(encoder.strided_layers)
     rate = encoder.config.sample_rate
@@ -145,12 +158,13 @@ def count_codes(encoder: SpeechEncoder, objective: ContrastiveObjective, manifes
         sample, batch_seconds=60.0, sample_rate=rate, min_num_samples=shortest, on_error=lambda utterance, error: None
     ):
         codes, valid = _quantize(encoder, objective, batch.waveform, batch.num_samples)
-        for group in range(config.num_codebooks):
-            counts[group] += np.bincount(codes[..., group][valid].numpy(), minlength=config.num_entries)
+        for group in range(len(counts)):
+            counts[group] += np.bincount(codes[..., group][valid].numpy(), minlength=counts.shape[1])
     waveform = torch.from_numpy(np.ascontiguousarray(read_utterance(shown, rate)))[None]
     codes, valid = _quantize(encoder, objective, waveform, torch.tensor([waveform.shape[1]]))
     draws = objective.draw(valid.sum(dim=1), valid.shape[1], generator=torch.Generator().manual_seed(0))
-    return Codes(counts=counts, codes=codes[0].numpy(), frame_mask=draws.frame_mask[0].numpy())
+    frame_mask = draws.frame_mask if isinstance(draws, ContrastiveDraws) else draws
+    return Codes(counts=counts, codes=codes[0].numpy(), frame_mask=frame_mask[0].numpy())
 
 
 def embedding_picture(source: str, manifest_path: Path, *, title: str = "Embeddings") -> Section:
@@ -185,11 +199,13 @@ def environment(run: Path) -> Mapping[str, object]:
 
 
 def _quantize(
-    encoder: SpeechEncoder, objective: ContrastiveObjective, waveform: torch.Tensor, num_samples: torch.Tensor
+    encoder: SpeechEncoder, objective: PretrainingObjective, waveform: torch.Tensor, num_samples: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes i64 `[B, T, G]` of every frame, and bool `[B, T]` where a frame is one."""
     latents = encoder.extract_latents(waveform, num_samples)
     valid = ~padding_mask(latents.num_frames, latents.normalized.shape[1])
+    if isinstance(objective, ClusterObjective):
+        return objective.assign(waveform, num_samples, valid.shape[1])[:, :, None], valid
     return objective.quantizer(latents.normalized, valid, temperature=1.0).codes, valid
 
 

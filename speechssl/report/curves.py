@@ -34,8 +34,9 @@ class Panel:
 
 PANELS = (
     Panel(title="Loss", train=("loss",), valid=("valid_loss",)),
-    Panel(title="Contrastive accuracy", train=("accuracy",), valid=("valid_accuracy",), label="%", percent=True),
+    Panel(title="Accuracy on masked frames", train=("accuracy",), valid=("valid_accuracy",), label="%", percent=True),
     Panel(title="Code perplexity", train=("code_perplexity",), valid=("valid_code_perplexity",), bounded_by_codes=True),
+    Panel(title="Perplexity of clusters", train=("target_perplexity", "predicted_perplexity")),
     Panel(title="Word error rate", valid=("valid_wer",), label="%", percent=True),
     Panel(title="Character error rate", valid=("valid_cer",), label="%", percent=True),
     Panel(title="Learning rate", train=("learning_rate",)),

@@ -45,7 +45,7 @@ def spectrogram_section(
     if mask.any():
         sentences.append(
             f"{100 * mask.mean():.0f} % of the frames are masked (hatched): there the encoder sees none of the sound "
-            "and must tell the right code from distractors."
+            "and must tell which code it is."
         )
     if strips.size:
         sentences.append(

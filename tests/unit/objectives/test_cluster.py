@@ -23,6 +23,7 @@ from speechssl.manifest import Manifest, build_manifest
 from speechssl.objectives import ClusterConfig, ClusterObjective, ClusterTargets
 from speechssl.objectives.cluster import at_frames
 from speechssl.pretrain import PretrainConfig, run
+from speechssl.run_report import report_run
 from speechssl.training.optim import OptimConfig
 from speechssl.training.records import read_metrics
 from speechssl.training.task import TrainingConfig
@@ -265,3 +266,11 @@ def test_wrong_settings_are_refused(change: dict[str, Any], message: str) -> Non
 
 def student() -> SpeechEncoder:
     return SpeechEncoder(encoder_config("tiny", SMALL), seed=1)
+
+
+def test_the_page_of_a_run_shows_its_clusters(tones: Path, of_encoder: Path, tmp_path: Path) -> None:
+    run(config(tones, tmp_path / "run", of_encoder))
+    page = report_run(tmp_path / "run").read_text()
+    assert "Could not be made" not in page
+    for title in ("Perplexity of clusters", "Accuracy on masked frames", "Code usage", "Masking and codes"):
+        assert title in page

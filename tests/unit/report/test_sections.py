@@ -101,7 +101,7 @@ def test_curves_draw_what_was_logged_and_mark_the_greatest_perplexity(tmp_path: 
     ]
     records += [{"step": 400, "valid_loss": 2.5}, {"step": 800, "valid_loss": math.nan}]
     part = curves_section(write_metrics(tmp_path / "run", records), num_entries=64)
-    for title in ("Loss", "Contrastive accuracy", "Code perplexity", "Learning rate"):
+    for title in ("Loss", "Accuracy on masked frames", "Code perplexity", "Learning rate"):
         assert f">{title}<" in part.html
     assert "greatest possible: 64" in part.html and "Word error rate" not in part.html
     assert len(part.html) < 200_000 and clean(part.html)
