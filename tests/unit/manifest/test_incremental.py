@@ -148,15 +148,18 @@ def test_a_build_that_is_killed_goes_on_where_it_was(
     def slow(path: str) -> audio.AudioInfo:
         with open(pids, "a") as file:
             file.write(f"{os.getpid()} ")
-        time.sleep(0.002)
+        time.sleep(0.002 if num_opened() < part * 600 else 1.0)  # so that it cannot end before it is killed
         return probe(path)
+
+    def num_opened() -> int:
+        return (tmp_path / "opened.log").read_text().count("\n")
 
     monkeypatch.setattr(audio, "probe", slow)
     build = multiprocessing.get_context("fork").Process(
         target=build_manifest, args=(many,), kwargs={"output": output, "num_workers": 2}
     )
     build.start()
-    wait_until(lambda: (tmp_path / "opened.log").read_text().count("\n") >= part * 600)
+    wait_until(lambda: num_opened() >= part * 600)
     assert build.pid is not None
     os.kill(build.pid, signal.SIGKILL)
     build.join()

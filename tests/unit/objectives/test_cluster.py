@@ -272,5 +272,11 @@ def test_the_page_of_a_run_shows_its_clusters(tones: Path, of_encoder: Path, tmp
     run(config(tones, tmp_path / "run", of_encoder))
     page = report_run(tmp_path / "run").read_text()
     assert "Could not be made" not in page
-    for title in ("Perplexity of clusters", "Accuracy on masked frames", "Code usage", "Masking and codes"):
+    for title in (
+        "Perplexity of targets",
+        "Perplexity of predictions",
+        "Accuracy on masked frames",
+        "Code usage",
+        "Masking and codes",
+    ):
         assert title in page
