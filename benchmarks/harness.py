@@ -43,7 +43,7 @@ MARK = "benchmark numbers: "
 
 PACKAGES = (
     "torch torchaudio torchcodec numpy pyarrow soundfile soxr av lhotse datasets fairseq2 webdataset transformers"
-    " kaldiio jiwer librosa fsspec s3fs polars duckdb"
+    " kaldiio jiwer librosa fsspec s3fs polars duckdb s3prl"
 ).split()
 
 

@@ -6,6 +6,7 @@ Shapes: B utterances, T frames, D model dim, K layers, E embedding dim.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,10 +14,21 @@ import torch
 from numpy.typing import NDArray
 
 from speechssl.data import iterate_once
+from speechssl.embed.rows import FileRows
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import AudioError
-from speechssl.extraction import ChunkSettings, Extractor, Pool, Representation, encode_batch, encode_long
+from speechssl.extraction import (
+    ChunkSettings,
+    Extractor,
+    Pool,
+    Representation,
+    collect,
+    encode_batch,
+    encode_long,
+    open_long,
+)
 from speechssl.extraction.audio_blocks import array_blocks, content_hash, file_blocks
+from speechssl.extraction.long import LongFrames
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.types import AudioBatch, Utterance
@@ -29,12 +41,17 @@ OnError = Callable[[Utterance, AudioError], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One recording: vectors f32 `[K, E]` or frames `[K, T, D]`, None where they were known; what went in."""
+    """One recording: vectors f32 `[K, E]` or frames `[K, T, D]`; what went in.
+
+    `vectors` is None where they were known, and where they lie in `stored`: the frames of a long recording, if
+    `encode_rows` was told where to put them.
+    """
 
     id: str
     vectors: NDArray[np.float32] | None
     num_samples: int
     content_sha256: str
+    stored: FileRows | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +74,13 @@ def encode_rows(
     *,
     on_error: OnError | None = None,
     is_known: Callable[[str, str], bool] | None = None,
+    frames_folder: Path | None = None,
 ) -> Iterator[Encoded]:
     """Every usable utterance: first the long ones, one by one, then the others in batches, longest first.
 
     An utterance that cannot be read, gives no frame, does not fit in memory even alone, or comes out as no finite
     number goes to `on_error` (a warning in the log without it). What `is_known` by its id and the SHA-256 of its
-    samples is not encoded.
+    samples is not encoded. Frames of long recordings are put into files in `frames_folder`, where it is given.
 
     Raises:
         UnreachableError: the storage cannot be reached.
@@ -73,7 +91,7 @@ def encode_rows(
     if is_long.any():
         for utterance in manifest.filter(is_long):
             try:
-                yield _encode_long_file(utterance, extractor, settings)
+                yield _encode_long_file(utterance, extractor, settings, known, frames_folder)
             except AudioError as error:
                 failed(utterance, error)
         manifest = manifest.filter(~is_long)
@@ -118,21 +136,51 @@ def _warn(utterance: Utterance, error: AudioError) -> None:
     logger.warning("left out %s: %s", utterance.id, error)
 
 
-def _encode_long_file(utterance: Utterance, extractor: Extractor, settings: EncodeSettings) -> Encoded:
+def _encode_long_file(
+    utterance: Utterance,
+    extractor: Extractor,
+    settings: EncodeSettings,
+    is_known: Callable[[str, str], bool],
+    frames_folder: Path | None,
+) -> Encoded:
     def open_blocks() -> Iterator[NDArray[np.float32]]:
         return file_blocks(
             utterance.audio_filepath, extractor.sample_rate, offset=utterance.offset, duration=utterance.duration
         )
 
-    found = encode_long(extractor, open_blocks, settings.chunks, bf16=settings.precision == "bf16")
-    if isinstance(_checked(found.vectors), str):
+    recording = open_long(extractor, open_blocks, settings.chunks, bf16=settings.precision == "bf16")
+    vectors: NDArray[np.float32] | None = None
+    stored: FileRows | None = None
+    ends = np.zeros(2)
+    if is_known(utterance.id, recording.content_sha256):
+        pass
+    elif extractor.pooling is None and frames_folder is not None:
+        stored = _stored(recording, extractor, frames_folder)
+        ends = stored.ends
+    else:
+        vectors = collect(extractor, recording)
+        ends = np.array([vectors.min(), vectors.max()])
+    if not np.isfinite(ends).all():
         raise AudioError(f"{utterance.audio_filepath}: {_NOT_FINITE}")
     return Encoded(
         id=utterance.id,
-        vectors=found.vectors,
-        num_samples=found.num_samples,
-        content_sha256=found.content_sha256,
+        vectors=vectors,
+        num_samples=recording.num_samples,
+        content_sha256=recording.content_sha256,
+        stored=stored,
     )
+
+
+def _stored(recording: LongFrames, extractor: Extractor, folder: Path) -> FileRows:
+    rows = FileRows(
+        folder,
+        num_layers=len(extractor.wanted.keys),
+        num_rows=recording.num_frames,
+        dimension=extractor.dimension,
+    )
+    for frames in recording.pieces:
+        rows.add(extractor.normalized(frames).cpu().numpy())
+    return rows
 
 
 def _encode_new(

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from speechssl.embed.layout import FACTS_NAME, INDEX_NAME, data_folder, read_facts, shard_paths
-from speechssl.embed.shards import FrameTimes, ShardShape, read_layer, row_columns
+from speechssl.embed.shards import FrameTimes, ShardReader, ShardShape, read_layer, row_columns
 from speechssl.errors import ConfigError
 
 Layer = int | None | Literal["only"]
@@ -144,7 +144,8 @@ class EmbeddingIndex:
         place = self._place(layer)
         shard, first, count = (self.clips[name][row].as_py() for name in ("shard", "first_row", "num_rows"))
         total = pc.sum(self.clips["num_rows"].filter(pc.equal(self.clips["shard"], shard))).as_py()
-        return self._read_shard(shard, place, total)[first : first + count]
+        path = shard_paths(self.folder, shard, self.shape.format)[0]
+        return ShardReader(path, num_rows=total, shape=self.shape).read(place, first, first + count)
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from speechssl.embed.encode import EncodeSettings, encode_rows
-from speechssl.embed.layout import shard_paths
+from speechssl.embed.encode import Encoded, EncodeSettings, encode_rows
+from speechssl.embed.layout import UNFINISHED_NAME, shard_paths
 from speechssl.embed.plan import Row, ShardTask
-from speechssl.embed.shards import PLACE_COLUMNS, ShardShape, fits, read_layer, remove_shard, write_shard
+from speechssl.embed.rows import MemoryRows, Rows
+from speechssl.embed.shards import (
+    PLACE_COLUMNS,
+    ShardReader,
+    ShardRows,
+    ShardShape,
+    remove_shard,
+    to_dtype,
+    write_shard,
+)
 from speechssl.errors import AudioError
 from speechssl.extraction import Extractor
 from speechssl.manifest import Manifest
@@ -70,22 +78,40 @@ class ShardMaker:
         if not places:
             return 0
         wanted = self.manifest.take(np.asarray(places))
-        for found in encode_rows(wanted, self.extractor, self.settings, on_error=failed, is_known=is_known):
-            vectors = found.vectors
-            if vectors is None:
-                vectors = old.vectors(found.id)
+        found_rows = encode_rows(
+            wanted,
+            self.extractor,
+            self.settings,
+            on_error=failed,
+            is_known=is_known,
+            frames_folder=self.folder / UNFINISHED_NAME,
+        )
+        for found in found_rows:
+            if found.vectors is None and found.stored is None:
+                results[found.id] = self._result(found, old.rows(found.id))
             else:
                 computed += 1
-            if not fits(vectors, self.shape.dtype):
-                largest = float(np.abs(vectors).max())
-                reason = f"its values reach {largest:.3g}, too large for {self.shape.dtype}; use float32 or bfloat16"
-                results[found.id] = _Result(error=reason)
-                continue
-            results[found.id] = _Result(
-                vectors=vectors, num_samples=found.num_samples, content_sha256=found.content_sha256
-            )
-            progress(len(results))
+                results[found.id] = self._fitting(found)
+                progress(len(results))
         return computed
+
+    def _fitting(self, found: Encoded) -> "_Result":
+        """What was computed, or an error where it does not fit into the dtype."""
+        if found.stored is not None:
+            rows: Rows = found.stored
+            ends = found.stored.ends
+        else:
+            assert found.vectors is not None
+            rows = MemoryRows(found.vectors[:, None] if self.shape.times is None else found.vectors)
+            ends = np.array([found.vectors.min(), found.vectors.max()], dtype=np.float32)
+        if not np.isfinite(to_dtype(ends, self.shape.dtype)).all():  # rounding keeps the order
+            largest = float(np.abs(ends).max())
+            reason = f"its values reach {largest:.3g}, too large for {self.shape.dtype}; use float32 or bfloat16"
+            return _Result(error=reason)
+        return self._result(found, rows)
+
+    def _result(self, found: Encoded, rows: Rows) -> "_Result":
+        return _Result(rows=rows, num_samples=found.num_samples, content_sha256=found.content_sha256)
 
     def _write(self, task: ShardTask, results: Mapping[str, "_Result"]) -> None:
         found = [results[row.id] for row in task.rows]
@@ -99,15 +125,15 @@ class ShardMaker:
         }
         for name, values in columns.items():
             clips = clips.append_column(name, pa.array(values, PLACE_COLUMNS[name]))
-        vectors = [result.vectors for result in found if result.vectors is not None]
+        vectors = [result.rows for result in found if result.rows is not None]
         write_shard(self.folder, task.number, clips=clips, vectors=vectors, shape=self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """What became of a recording: vectors f32 `[K, E]` or `[K, T, D]`, or an error."""
+    """What became of a recording: its rows, or an error."""
 
-    vectors: NDArray[np.float32] | None = None
+    rows: Rows | None = None
     num_samples: int | None = None
     content_sha256: str | None = None
     error: str | None = None
@@ -124,7 +150,7 @@ class _NoShard:
         """No."""
         return False
 
-    def vectors(self, name: str) -> NDArray[np.float32]:
+    def rows(self, name: str) -> Rows:
         """Never called."""
         raise KeyError(name)
 
@@ -148,7 +174,7 @@ class _OldShard:
         if entry["error"] is not None:
             return _Result(error=entry["error"])
         return _Result(
-            vectors=self.vectors(row.id),
+            rows=self.rows(row.id),
             num_samples=entry["num_samples_used"],
             content_sha256=entry["content_sha256"],
         )
@@ -158,16 +184,12 @@ class _OldShard:
         entry = self._entries.get(name)
         return entry is not None and entry["error"] is None and entry["content_sha256"] == digest
 
-    def vectors(self, name: str) -> NDArray[np.float32]:
-        """`[K, E]` or `[K, T, D]`."""
+    def rows(self, name: str) -> Rows:
+        """What was stored of a recording; it is read when it is asked for."""
         entry = self._entries[name]
-        first, last = entry["first_row"], entry["first_row"] + entry["num_rows"]
-        rows = self._layers[:, first:last]
-        return rows[:, 0] if self._shape.times is None else rows
+        return ShardRows(reader=self._reader, first_row=entry["first_row"], num_rows=entry["num_rows"])
 
     @cached_property
-    def _layers(self) -> NDArray[np.float32]:
+    def _reader(self) -> ShardReader:
         total = sum(entry["num_rows"] for entry in self._entries.values())
-        return np.stack(
-            [read_layer(self._data_path, place, total, self._shape) for place in range(len(self._shape.layers))]
-        )
+        return ShardReader(self._data_path, num_rows=total, shape=self._shape)

@@ -5,7 +5,16 @@
 """
 
 from speechssl.extraction.frames import encode_batch
-from speechssl.extraction.long import ChunkSettings, encode_long
+from speechssl.extraction.long import ChunkSettings, collect, encode_long, open_long
 from speechssl.extraction.representation import Extractor, Pool, Representation
 
-__all__ = ["ChunkSettings", "Extractor", "Pool", "Representation", "encode_batch", "encode_long"]
+__all__ = [
+    "ChunkSettings",
+    "Extractor",
+    "Pool",
+    "Representation",
+    "collect",
+    "encode_batch",
+    "encode_long",
+    "open_long",
+]

@@ -62,14 +62,26 @@ class LongResult:
     content_sha256: str
 
 
-@torch.inference_mode()
-def encode_long(
+@dataclass(frozen=True, kw_only=True)
+class LongFrames:
+    """A recording that was listened to once and is still to be encoded.
+
+    `pieces` gives its frames in order, f32 `[K, T, D]` in pieces that are `num_frames` in all; iterate over it once.
+    """
+
+    num_samples: int
+    num_frames: int
+    content_sha256: str
+    pieces: Iterator[Tensor]
+
+
+def open_long(
     extractor: Extractor, open_blocks: Callable[[], Blocks], settings: ChunkSettings, *, bf16: bool = False
-) -> LongResult:
-    """The representation of a recording that is read piece by piece, three times at most.
+) -> LongFrames:
+    """The frames of a recording, piece by piece: it is read once here, and twice at most while they are made.
 
     Args:
-        extractor: encoder and what is wanted of it.
+        extractor: encoder and what is wanted of it; nothing is pooled here.
         open_blocks: begins a new pass over the recording, at the encoder's rate.
         settings: how to cut.
         bf16: compute under autocast.
@@ -82,30 +94,45 @@ def encode_long(
     num_frames = output_length(survey.num_samples, layers)
     if num_frames == 0:
         raise AudioError(f"{survey.num_samples} samples are fewer than the encoder needs ({receptive_field(layers)})")
+    return LongFrames(
+        num_samples=survey.num_samples,
+        num_frames=num_frames,
+        content_sha256=survey.content_sha256,
+        pieces=_encode_pieces(extractor, open_blocks, survey, num_frames, settings, bf16),
+    )
 
-    def normalized() -> Blocks:
-        return _normalized(extractor, open_blocks(), survey)
 
-    statistics = None
-    if extractor.encoder.feature_encoder.normalizes_over_time:
-        statistics = _time_statistics(extractor, normalized(), survey.num_samples)
-    pieces = list(_pieces(num_frames, extractor, settings))
-    waveforms = cut(normalized(), (piece.samples for piece in pieces))
+def encode_long(
+    extractor: Extractor, open_blocks: Callable[[], Blocks], settings: ChunkSettings, *, bf16: bool = False
+) -> LongResult:
+    """The representation of a recording that is read piece by piece, three times at most; see `open_long`.
+
+    Raises:
+        AudioError: it cannot be read or is too short.
+    """
+    recording = open_long(extractor, open_blocks, settings, bf16=bf16)
+    return LongResult(
+        vectors=collect(extractor, recording),
+        num_samples=recording.num_samples,
+        content_sha256=recording.content_sha256,
+    )
+
+
+@torch.inference_mode()
+def collect(extractor: Extractor, recording: LongFrames) -> NDArray[np.float32]:
+    """All pieces in memory: vectors f32 `[K, E]`, or frames `[K, T, D]` without a pooling."""
     summary: Summary | None = None
-    shape = (len(extractor.wanted.keys), num_frames if extractor.pooling is None else 0, extractor.dimension)
+    shape = (len(extractor.wanted.keys), recording.num_frames if extractor.pooling is None else 0, extractor.dimension)
     vectors = np.empty(shape, dtype=np.float32)
-    num_done = 0
-    for piece, waveform in zip(pieces, waveforms, strict=True):
-        found = _encode_piece(extractor, waveform, statistics, bf16)[:, :, piece.keep]
+    done = 0
+    for frames in recording.pieces:
         if extractor.pooling is None:
-            vectors[:, num_done : num_done + found.shape[2]] = extractor.normalized(found)[:, 0].cpu().numpy()
-            num_done += found.shape[2]
+            vectors[:, done : done + frames.shape[1]] = extractor.normalized(frames).cpu().numpy()
+            done += frames.shape[1]
             continue
-        more = extractor.summarize(found, torch.tensor([found.shape[2]], device=found.device))
+        more = extractor.summarize(frames[:, None], torch.tensor([frames.shape[1]], device=frames.device))
         summary = more if summary is None else extractor.pooling.merge(summary, more)
-    if summary is not None:
-        vectors = extractor.finish(summary)[:, 0].cpu().numpy()
-    return LongResult(vectors=vectors, num_samples=survey.num_samples, content_sha256=survey.content_sha256)
+    return vectors if summary is None else np.asarray(extractor.finish(summary)[:, 0].cpu().numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +231,27 @@ def _pieces(num_frames: int, extractor: Extractor, settings: ChunkSettings) -> I
         # Frame t sees the samples [t * stride, t * stride + field), so these give the frames first ... last - 1.
         samples = (first * stride, first * stride + input_length(last - first, layers))
         yield _Piece(samples=samples, keep=slice(start - first, end - first))
+
+
+@torch.inference_mode()
+def _encode_pieces(
+    extractor: Extractor,
+    open_blocks: Callable[[], Blocks],
+    survey: _Survey,
+    num_frames: int,
+    settings: ChunkSettings,
+    bf16: bool,
+) -> Iterator[Tensor]:
+    def normalized() -> Blocks:
+        return _normalized(extractor, open_blocks(), survey)
+
+    statistics = None
+    if extractor.encoder.feature_encoder.normalizes_over_time:
+        statistics = _time_statistics(extractor, normalized(), survey.num_samples)
+    pieces = list(_pieces(num_frames, extractor, settings))
+    waveforms = cut(normalized(), (piece.samples for piece in pieces))
+    for piece, waveform in zip(pieces, waveforms, strict=True):
+        yield _encode_piece(extractor, waveform, statistics, bf16)[:, 0, piece.keep]
 
 
 def _encode_piece(

@@ -16,7 +16,8 @@ import torch
 
 from speechssl import embed
 from speechssl.cli import main
-from speechssl.embed import EmbedConfig, load_table, open_index, read_embeddings, shards
+from speechssl.embed import EmbedConfig, load_table, open_index, read_embeddings, shards, work
+from speechssl.embed.rows import FileRows
 from speechssl.embed.verify import verify
 from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import ConfigError
@@ -105,6 +106,64 @@ def test_rows_written_piece_by_piece_are_those_written_at_once(
     found = read_embeddings(tmp_path / "pieces")
     assert found.table.equals(expected.table)
     assert np.array_equal(found.vectors, expected.vectors)
+
+
+@pytest.mark.parametrize("format", ["parquet", "safetensors", "numpy"])
+def test_frames_of_a_long_recording_pass_through_a_file(
+    config: EmbedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """They are never in memory as a whole, and the table is the one of frames that were."""
+    long = changed(config, layers=("1", "3"), pool="none", format=format, whole_seconds=0.7, chunk_seconds=0.3)
+    monkeypatch.setattr(shards, "GROUP_ROWS", 7)
+    in_memory = work.encode_rows
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "encode_rows", lambda *given, frames_folder, **options: in_memory(*given, **options))
+        embed.run(changed(long, output=tmp_path / "memory"))
+    read, through_file = FileRows.read, []
+
+    def watched(rows: FileRows, place: int, first: int, last: int) -> np.ndarray:
+        through_file.append((rows.num_rows, last - first))
+        return read(rows, place, first, last)
+
+    monkeypatch.setattr(FileRows, "read", watched)
+    embed.run(long)
+    assert max(length for length, _ in through_file) > 40 and max(count for _, count in through_file) <= 7
+    for path in sorted((tmp_path / "memory").rglob("shard-*")):
+        assert path.read_bytes() == (long.output / path.relative_to(tmp_path / "memory")).read_bytes(), path
+    assert not (long.output / ".unfinished").exists()
+
+
+def test_a_long_recording_that_was_touched_is_not_encoded_again(config: EmbedConfig, tmp_path: Path) -> None:
+    long = changed(config, pool="none", whole_seconds=0.7, chunk_seconds=0.3)
+    embed.run(long)
+    before = read_embeddings(long.output)
+    for path in (tmp_path / "audio").iterdir():
+        os.utime(path, (1, 1))
+    assert embed.run(long).num_computed == 0
+    assert np.array_equal(read_embeddings(long.output).vectors, before.vectors)
+
+
+def test_frames_that_are_not_finite_are_quarantined_from_a_file_too(tmp_path: Path) -> None:
+    rows = FileRows(tmp_path, num_layers=2, num_rows=3, dimension=1)
+    rows.add(np.array([[[1.0], [5.0]], [[-2.0], [0.0]]], dtype=np.float32))
+    assert rows.ends.tolist() == [-2, 5]
+    rows.add(np.array([[[np.nan]], [[7.0]]], dtype=np.float32))
+    assert np.isnan(rows.ends).any() and rows.read(1, 1, 3).tolist() == [[0], [7]]
+    assert list(tmp_path.iterdir()) == []  # the file has no name: whoever is killed leaves nothing
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_safetensors_written_piece_by_piece_are_the_files_of_the_library(
+    config: EmbedConfig, tmp_path: Path, dtype: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    embed.run(changed(config, layers=("1", "3"), pool="none", format="safetensors", dtype=dtype))
+    for path in sorted((config.output / "embeddings.safetensors").iterdir()):
+        found = load_file(path)
+        assert found["embeddings"].dtype == getattr(torch, dtype)
+        save_file(found, tmp_path / "library.safetensors")
+        assert path.read_bytes() == (tmp_path / "library.safetensors").read_bytes()
 
 
 def test_layers_are_there_although_training_would_drop_them(config: EmbedConfig) -> None:
