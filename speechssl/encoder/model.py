@@ -125,7 +125,7 @@ class SpeechEncoder(nn.Module):
         if not torch.compiler.is_compiling():
             self._check_lengths(waveform, num_samples)
         if self.config.normalize_waveform:
-            waveform = normalize_waveform(waveform, num_samples, eps=self.config.normalize_eps)
+            waveform = normalize_waveform(waveform, num_samples, eps=self.config.normalize_eps, training=self.training)
         scale = self.config.feature_gradient_scale
         with torch.no_grad() if scale == 0 else nullcontext():
             latents, num_frames = self.feature_encoder(waveform, num_samples)

@@ -39,12 +39,23 @@ def full_precision(device_type: str) -> AbstractContextManager[Any]:
     return nullcontext() if exporting() else torch.autocast(device_type, enabled=False)
 
 
+def wide(x: Tensor, *, training: bool) -> Tensor:
+    """In fp64, for the little that is ill-conditioned; in fp32 in training, in exported programs and on MPS.
+
+    Band energies near their floor, normalized by their own small variance, turn rounding in fp32, which differs with
+    the shape of a batch, into 5e-5 of the largest latent; in fp64 nothing of it is left after rounding to fp32.
+    Training does without: there it would cost twice the time for nothing.
+    """
+    narrow = training or torch.compiler.is_compiling() or x.device.type == "mps"
+    return x.float() if narrow else x.double()
+
+
 def masked_mean_and_variance(x: Tensor, lengths: Tensor, *, time_dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the valid steps of `time_dim`, kept as size-1 dimensions, in fp32.
+    """Mean and biased variance over the valid steps of `time_dim`, kept as size-1 dimensions, in fp32 (fp64 of fp64).
 
     `x` is `[B, ...]`, `lengths` i64 `[B]`. Rows without a valid step give mean 0 and variance 0.
     """
-    x = x.float()
+    x = x if x.dtype == torch.float64 else x.float()
     max_length = x.shape[time_dim]
     if is_full(lengths, max_length):
         mean = x.mean(time_dim, keepdim=True)
@@ -58,10 +69,13 @@ def masked_mean_and_variance(x: Tensor, lengths: Tensor, *, time_dim: int) -> tu
     return mean, variance
 
 
-def normalize_waveform(waveform: Tensor, num_samples: Tensor, *, eps: float = 1e-5) -> Tensor:
-    """Zero mean and unit variance per utterance over its own samples; padding becomes 0. `[B, S]` -> `[B, S]`."""
-    mean, variance = masked_mean_and_variance(waveform, num_samples, time_dim=1)
-    normalized = (waveform - mean) * torch.rsqrt(variance + eps)
+def normalize_waveform(waveform: Tensor, num_samples: Tensor, *, eps: float = 1e-5, training: bool = False) -> Tensor:
+    """Zero mean and unit variance per utterance over its own samples; padding becomes 0. `[B, S]` -> `[B, S]`.
+
+    Outside of `training` the same samples give the same bits, whatever the padding.
+    """
+    mean, variance = masked_mean_and_variance(wide(waveform, training=training), num_samples, time_dim=1)
+    normalized = (waveform - mean.float()) * torch.rsqrt(variance + eps).float()
     if is_full(num_samples, waveform.shape[1]):
         return normalized
     return normalized.masked_fill(padding_mask(num_samples, waveform.shape[1]), 0)
@@ -271,7 +285,8 @@ class LogMelFeatureEncoder(nn.Module):
     """Log-mel features, normalized per utterance and mel bin, `stack` neighbouring frames joined into one.
 
     25 ms windows every 10 ms without centring (so a frame never sees padding), Hann window, power spectrum, mel
-    filters as in torchaudio, natural logarithm. Always computed in fp32 and without gradient.
+    filters as in torchaudio, natural logarithm. Computed without gradient in fp32, whatever autocast says, and outside
+    of training in fp64 (see `wide`).
     """
 
     mel_filters: Tensor
@@ -300,10 +315,12 @@ class LogMelFeatureEncoder(nn.Module):
         """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
         with full_precision(waveform.device.type):
             (window_samples, hop_samples), _ = self.strided_layers
-            frames = waveform.float().unfold(1, window_samples, hop_samples)  # [B, 10 ms frames, window]
+            frames = wide(waveform, training=self.training).unfold(
+                1, window_samples, hop_samples
+            )  # [B, 10 ms frames, window]
             spectrum = torch.fft.rfft(frames * self.window)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)  # abs() would take a needless root
-            return (power @ self.mel_filters).clamp(min=self.floor).log()
+            return (power @ self.mel_filters.to(power.dtype)).clamp(min=self.floor).log()
 
     @torch.no_grad()
     def forward(
@@ -320,7 +337,7 @@ class LogMelFeatureEncoder(nn.Module):
                 mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
             else:
                 mean, variance = statistics.mean, statistics.variance
-            features = (features - mean) * torch.rsqrt(variance + 1e-3)
+            features = ((features - mean) * torch.rsqrt(variance + 1e-3)).float()
             num_frames = output_length(lengths, self.strided_layers[1:])
             return zero_padding(stack_frames(features, self.stack), num_frames), num_frames
 
@@ -330,7 +347,8 @@ class FbankFeatureEncoder(nn.Module):
 
     What w2v-BERT 2.0 takes: samples as 16-bit numbers, per window the mean removed and pre-emphasis of 0.97, Povey
     window, power spectrum of the next power of two, mel filters that are triangles on the mel scale, natural
-    logarithm; unbiased variance. Always computed in fp32 and without gradient.
+    logarithm; unbiased variance. Computed without gradient in fp32, whatever autocast says, and outside of training in
+    fp64 (see `wide`).
     """
 
     mel_filters: Tensor
@@ -365,12 +383,14 @@ class FbankFeatureEncoder(nn.Module):
         """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
         with full_precision(waveform.device.type):
             (window_samples, hop_samples), _ = self.strided_layers
-            frames = waveform.float().unfold(1, window_samples, hop_samples) * 2**15  # [B, 10 ms frames, window]
+            frames = (
+                wide(waveform, training=self.training).unfold(1, window_samples, hop_samples) * 2**15
+            )  # [B, 10 ms frames, window]
             frames = frames - frames.mean(dim=2, keepdim=True)
             frames = frames - 0.97 * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
             spectrum = torch.fft.rfft(frames * self.window, n=self.fft_size)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            return (power @ self.mel_filters).clamp(min=self.floor).log()
+            return (power @ self.mel_filters.to(power.dtype)).clamp(min=self.floor).log()
 
     @torch.no_grad()
     def forward(
@@ -390,6 +410,6 @@ class FbankFeatureEncoder(nn.Module):
                 mean, variance = statistics.mean, statistics.variance
                 counts = torch.full_like(lengths, statistics.count)
             unbiased = counts.to(torch.float32) / (counts - 1).clamp(min=1)
-            features = (features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)
+            features = ((features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)).float()
             num_frames = output_length(lengths, self.strided_layers[1:])
             return zero_padding(stack_frames(features, self.stack), num_frames), num_frames

@@ -56,12 +56,12 @@ def windows(frames: Vectors, frame_seconds: float) -> Vectors:
 
 
 def open_approximate(
-    collection: Collection, statistics: Statistics, *, factory: str, progress: Progress
+    collection: Collection, statistics: Statistics, *, factory: str, parameters: str = "", progress: Progress
 ) -> Approximate:
     """The index beside the collection; made if there is none for it as it is now.
 
     Raises:
-        ConfigError: FAISS is not installed, or does not know the kind of index.
+        ConfigError: FAISS is not installed, or does not know the kind of index or its parameters.
     """
     try:
         import faiss
@@ -76,7 +76,15 @@ def open_approximate(
         _make(collection, statistics, factory, path, progress)
         write_text(facts_path, json.dumps(facts) + "\n")
     places = np.load(_places(path), allow_pickle=False)
-    return Approximate(index=faiss.read_index(str(path)), blocks=places[0], recordings=places[1])
+    index = faiss.read_index(str(path))
+    if parameters:
+        try:
+            faiss.ParameterSpace().set_index_parameters(index, parameters)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"parameters {parameters!r}: FAISS knows none such of {factory} ({str(error).splitlines()[-1]})"
+            ) from None
+    return Approximate(index=index, blocks=places[0], recordings=places[1])
 
 
 def _make(collection: Collection, statistics: Statistics, factory: str, path: Path, progress: Progress) -> None:

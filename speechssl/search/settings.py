@@ -27,6 +27,8 @@ class SearchConfig:
         all_pairs: list all pairs of the index with at least `min_score` instead of searching (near-duplicates).
             Utterance vectors only.
         factory: the kind of approximate index, in FAISS's own words.
+        parameters: how carefully it is searched, in FAISS's own words: nprobe=16 for IVF, efSearch=64 for HNSW; more
+            finds more and takes longer.
         candidates: neighbours that the approximate index names for each part of a query.
         checkpoint: the encoder, where it is no longer where the index was made; its weights must be the same.
         device: auto, cpu, cuda, cuda:1, ...
@@ -44,6 +46,7 @@ class SearchConfig:
     recall: bool = False
     all_pairs: bool = False
     factory: str = "HNSW32"
+    parameters: str = ""
     candidates: int = 100
     checkpoint: str | None = None
     device: str = "cpu"

@@ -45,13 +45,31 @@ def describe(frames: Frames) -> Frames:
     return unit_length(np.stack([frames[first:last].mean(axis=0) for first, last in thirds(len(frames))]))
 
 
-def span_scores(frames: Frames, query: Frames, num_frames: int) -> NDArray[np.float64]:
-    """Score of the span of `num_frames` frames from every start in standardised frames `[N, D]`: `[N - Q + 1]`.
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What all queries look at: standardised frames `[N, D]`, their cumulative sums `[N + 1, D]`, and their times."""
+
+    frames: Frames
+    sums: NDArray[np.float64]
+    times: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, frames: Frames, times: NDArray[np.float64]) -> "Recording":
+        """Of standardised frames."""
+        return cls(frames=frames, sums=cumulative(frames), times=times)
+
+
+def cumulative(frames: Frames) -> NDArray[np.float64]:
+    """Sums of the frames `[N, D]` before each place: `[N + 1, D]`."""
+    return np.concatenate([np.zeros((1, frames.shape[1])), np.cumsum(frames, axis=0, dtype=np.float64)])
+
+
+def span_scores(sums: NDArray[np.float64], query: Frames, num_frames: int) -> NDArray[np.float64]:
+    """Score of the span of `num_frames` frames from every start, out of `cumulative` sums: `[N - Q + 1]`.
 
     `query` is `[3, D]` of `describe`.
     """
-    sums = np.concatenate([np.zeros((1, frames.shape[1])), np.cumsum(frames, axis=0, dtype=np.float64)])
-    count = len(frames) - num_frames + 1
+    count = len(sums) - num_frames
     total = np.zeros(count)
     for part, (first, last) in zip(query, thirds(num_frames), strict=True):
         means = sums[last : last + count] - sums[first : first + count]
@@ -97,15 +115,17 @@ class SpanSearch:
                 continue
             rows = block.rows(number)
             frames = self._statistics.standardise(block.vectors[rows])
-            self._one(utterance_id, frames, block.times[rows])
+            self.look(utterance_id, Recording.of(frames, block.times[rows]))
 
     def candidates(self) -> list[Candidate]:
         """The best spans, best first."""
         return [entry[2] for entry in sorted(self._heap, key=lambda entry: (-entry[0], entry[1]))]
 
-    def _one(self, utterance_id: str, frames: Frames, times: NDArray[np.float64]) -> None:
+    def look(self, utterance_id: str, recording: Recording) -> None:
+        """Compare one recording with the query."""
+        frames, times = recording.frames, recording.times
         length = min(len(self.frames), len(frames))
-        scores = span_scores(frames, self._query, length)
+        scores = span_scores(recording.sums, self._query, length)
         slack = round(SLACK * length)
         for start in best_spans(scores, length, self._per_recording):
             score = float(scores[start])

@@ -19,7 +19,7 @@ from speechssl.interop import load_encoder
 from speechssl.search.approximate import Approximate, open_approximate, windows
 from speechssl.search.collection import Block, Collection, Statistics, unit_length
 from speechssl.search.settings import Hit, SearchConfig, SearchResult
-from speechssl.search.spans import MIN_QUERY_FRAMES, SpanSearch, warp, without_overlaps
+from speechssl.search.spans import MIN_QUERY_FRAMES, Recording, SpanSearch, warp, without_overlaps
 
 Progress = Callable[[str, int, int], None]
 Chosen = Mapping[int, set[int]] | None  # recordings by block; None for all
@@ -45,7 +45,9 @@ def run(config: SearchConfig, *, progress: Progress | None = None) -> SearchResu
         chosen: dict[str, Chosen] = dict.fromkeys(queries)
         recall = None
         if config.method == "faiss":
-            approximate = open_approximate(collection, statistics, factory=config.factory, progress=tell)
+            approximate = open_approximate(
+                collection, statistics, factory=config.factory, parameters=config.parameters, progress=tell
+            )
             chosen = {
                 name: _named(approximate, found, collection, statistics, config) for name, found in queries.items()
             }
@@ -135,10 +137,15 @@ def _find_spans(
         for name, frames in queries.items()
     }
     for block in blocks:
-        for name, one in searches.items():
-            mine = chosen[name]
-            only = None if mine is None else [block.ids[number] for number in mine.get(block.number, ())]
-            one.show(block, only)
+        assert block.times is not None, "a block of frames"
+        wanted = {name: None if mine is None else mine.get(block.number, set()) for name, mine in chosen.items()}
+        for number, utterance_id in enumerate(block.ids):
+            looking = [one for name, one in searches.items() if (only := wanted[name]) is None or number in only]
+            if looking:
+                rows = block.rows(number)
+                recording = Recording.of(statistics.standardise(block.vectors[rows]), block.times[rows])
+                for one in looking:
+                    one.look(utterance_id, recording)
     found = {}
     for name, one in searches.items():
         candidates = one.candidates()

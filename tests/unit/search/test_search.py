@@ -14,7 +14,7 @@ from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
 from speechssl.search import Hit, SearchConfig, SearchResult, run
 from speechssl.search.collection import Collection
-from speechssl.search.spans import best_spans, describe, span_scores, thirds, without_overlaps
+from speechssl.search.spans import best_spans, cumulative, describe, span_scores, thirds, without_overlaps
 from speechssl.types import Utterance
 
 RATE = 16_000
@@ -106,10 +106,10 @@ def test_other_recordings_of_a_digit_come_before_other_digits(folder: Path, corp
 def test_span_scores_are_those_of_every_span_by_itself() -> None:
     random = np.random.default_rng(0)
     frames, query = random.normal(size=(23, 5)).astype(np.float32), random.normal(size=(7, 5)).astype(np.float32)
-    scores = span_scores(frames, describe(query), 7)
+    scores = span_scores(cumulative(frames), describe(query), 7)
     direct = [float((describe(frames[start : start + 7]) * describe(query)).sum() / 3) for start in range(17)]
     np.testing.assert_allclose(scores, direct, atol=1e-6)
-    assert span_scores(frames, describe(frames[4:11]), 7)[4] == pytest.approx(1)
+    assert span_scores(cumulative(frames), describe(frames[4:11]), 7)[4] == pytest.approx(1)
     assert thirds(7) == [(0, 2), (2, 5), (5, 7)] and thirds(1) == [(0, 1)] * 3
     assert all(first < last <= count for count in range(1, 20) for first, last in thirds(count))
 
@@ -147,6 +147,21 @@ def test_approximate_index_names_what_the_exact_search_finds(folder: Path, tmp_p
     assert few.recall is not None and 0 < min(few.recall.values()) and max(few.recall.values()) <= 1
     if index == "frames":
         assert min(few.recall.values()) < 1, "one neighbour of each window is too few"
+
+
+def test_an_index_that_is_searched_more_carefully_finds_more(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    cut(folder, "r1", 1, tmp_path / "query.wav")
+
+    def recall(parameters: str) -> float:
+        found = find(folder, "frames", [tmp_path / "query.wav"], method="faiss", factory="IVF8,Flat",
+                     parameters=parameters, recall=True, candidates=500, top_k=13, per_recording=1)  # fmt: skip
+        assert found.recall is not None
+        return next(iter(found.recall.values()))
+
+    assert recall("nprobe=8") == 1 > recall("")
+    with pytest.raises(ConfigError, match="parameters 'legs=3': FAISS knows none such of IVF8,Flat"):
+        recall("legs=3")
 
 
 def test_recordings_that_are_there_twice_are_found(folder: Path, tmp_path: Path) -> None:
