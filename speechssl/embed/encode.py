@@ -151,7 +151,7 @@ def _encode_long_file(
     recording = open_long(extractor, open_blocks, settings.chunks, bf16=settings.precision == "bf16")
     vectors: NDArray[np.float32] | None = None
     stored: FileRows | None = None
-    ends = np.zeros(2)
+    ends: NDArray[np.float32] = np.zeros(2, dtype=np.float32)
     if is_known(utterance.id, recording.content_sha256):
         pass
     elif extractor.pooling is None and frames_folder is not None:

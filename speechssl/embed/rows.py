@@ -37,7 +37,7 @@ class MemoryRows:
     @property
     def num_rows(self) -> int:
         """R."""
-        return self._array.shape[1]
+        return int(self._array.shape[1])
 
     def read(self, place: int, first: int, last: int) -> NDArray[np.float32]:
         """Rows of a layer."""
@@ -67,7 +67,7 @@ class FileRows:
         self.ends[:] = np.minimum(self.ends[0], rows.min()), np.maximum(self.ends[1], rows.max())
         for place, layer in enumerate(rows):
             self._seek(place, self._num_written)
-            left = memoryview(np.ascontiguousarray(layer, dtype=np.float32)).cast("B")
+            left = np.ascontiguousarray(layer, dtype=np.float32).data.cast("B")
             while left:
                 left = left[self._file.write(left) :]
         self._num_written += rows.shape[1]
@@ -77,7 +77,7 @@ class FileRows:
         assert last <= self._num_written, (last, self._num_written)
         found = np.empty((last - first, self._shape[2]), dtype=np.float32)
         self._seek(place, first)
-        left = memoryview(found).cast("B")
+        left = found.data.cast("B")
         while left:
             count = self._file.readinto(left)
             if not count:

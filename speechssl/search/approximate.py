@@ -78,8 +78,9 @@ def open_approximate(
     places = np.load(_places(path), allow_pickle=False)
     index = faiss.read_index(str(path))
     if parameters:
+        space: Any = faiss.ParameterSpace()
         try:
-            faiss.ParameterSpace().set_index_parameters(index, parameters)
+            space.set_index_parameters(index, parameters)
         except RuntimeError as error:
             raise ConfigError(
                 f"parameters {parameters!r}: FAISS knows none such of {factory} ({str(error).splitlines()[-1]})"
