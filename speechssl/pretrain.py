@@ -203,6 +203,10 @@ class PretrainTask:
         """Compile what profits with lengths that change from batch to batch."""
         self.encoder.context_encoder.compile_feed_forward()
 
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of the encoder's layers for the backward pass."""
+        self.encoder.context_encoder.checkpoint_activations()
+
     def _on_device(self, generator: torch.Generator) -> torch.Generator:
         device = self.encoder.device
         if device.type == "cpu":

@@ -179,6 +179,10 @@ class CtcTask:
         """Compile what profits with lengths that change from batch to batch."""
         self.model.encoder.context_encoder.compile_feed_forward()
 
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of the encoder's layers for the backward pass."""
+        self.model.encoder.context_encoder.checkpoint_activations()
+
     def after_update(self, step: int) -> None:
         """Move the average of the weights, where there is one."""
         self.weights.after_update(step)

@@ -4,16 +4,18 @@ Shapes: B utterances, T frames, D model dim.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from speechssl.errors import ConfigError
 from speechssl.nn.attention import Activation, FeedForward, SelfAttention
 from speechssl.nn.conformer import ConformerLayer, ConvolutionModule, ConvolutionNorm
 from speechssl.nn.dropout import dropout, is_plain_cpu
 from speechssl.nn.packing import Packing
-from speechssl.nn.positions import BatchNormConvPositions, ConvPositions, StackedConvPositions
+from speechssl.nn.positions import BatchNormConvPositions, ConvPositions, PaddedBatchNorm, StackedConvPositions
 from speechssl.nn.relative_positions import (
     AttentionPositionKind,
     AttentionPositions,
@@ -147,6 +149,7 @@ class ContextEncoder(nn.Module):
         self.norm_position = norm_position
         self.dropout = dropout
         self.layer_drop = layer_drop
+        self.checkpoints_activations = False
         self.positions = _make_positions(dim, position_kernel, position_groups, variant, mask_padding)
         self.shared_positions = _make_shared_positions(dim, num_heads, variant)
         self.looks_across_frames_in_attention_only = variant.layer == "transformer" and self.shared_positions is None
@@ -224,7 +227,7 @@ class ContextEncoder(nn.Module):
         outputs = [x]
         for layer in self.layers:
             if not self._skips_layer():
-                x = layer(x, attention_mask, shared, padding) if packing is None else layer(x, None, packing=packing)
+                x = self._run(layer, x, attention_mask, shared, padding, packing)
             if layers:
                 outputs.append(x)
         if self.norm_position == "pre":
@@ -232,6 +235,41 @@ class ContextEncoder(nn.Module):
         if packing is not None:
             x, outputs = packing.unpack(x), [packing.unpack(output) for output in outputs if layers]
         return x, outputs if layers else None
+
+    def _run(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        attention_mask: Tensor | None,
+        shared: Tensor | None,
+        padding: Tensor | None,
+        packing: Packing | None,
+    ) -> Tensor:
+        if packing is not None:
+            attention_mask = shared = padding = None
+        compute = layer if packing is None else partial(layer, packing=packing)
+        if not (self.checkpoints_activations and self.training and torch.is_grad_enabled()):
+            output: Tensor = compute(x, attention_mask, shared, padding)
+            return output
+        from torch.utils.checkpoint import checkpoint
+
+        output = checkpoint(compute, x, attention_mask, shared, padding, use_reentrant=False)
+        return output
+
+    def checkpoint_activations(self) -> None:
+        """In training keep only each layer's input, and compute the layer again in the backward pass.
+
+        Random numbers are drawn as the first time, so the gradients stay the same.
+
+        Raises:
+            ConfigError: a layer counts statistics as it computes (batch norm), and would count them twice.
+        """
+        if any(isinstance(module, PaddedBatchNorm) for module in self.layers.modules()):
+            raise ConfigError(
+                "training.checkpoint_activations would compute every layer twice, but this encoder's layers have batch"
+                " norms, whose running statistics would then be wrong; leave it off"
+            )
+        self.checkpoints_activations = True
 
     def compile_feed_forward(self) -> None:
         """Compile the feed-forward parts, in place.

@@ -10,6 +10,7 @@ import torch
 
 from speechssl.training.allocator import keep_freed_memory
 from speechssl.training.clock import Clock
+from speechssl.training.loop import prepare
 from speechssl.training.optim import build_optimizer
 from speechssl.training.task import TrainingConfig
 from speechssl.training.update import Updater
@@ -37,6 +38,7 @@ class StepMeter:
         """The task's modules are on `device` and will be trained a little."""
         if device.type == "cpu":
             keep_freed_memory()
+        prepare(task, training)
         self._task, self._device = task, device
         self._optimizer = build_optimizer(task.parameter_groups(), training.optim)
         self._updater = Updater(task, training, self._optimizer, device=device, clock=Clock())

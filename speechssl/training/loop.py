@@ -134,8 +134,7 @@ class _Run:
         self._raise_if_stopped()
         if self.device.type == "cpu":
             keep_freed_memory()
-        if config.compile:
-            _compile(self.task)
+        prepare(self.task, config)
         if state.step:
             logger.info("%s: resuming after step %d of %d", description, state.step, config.max_steps)
         self.log = MetricsLog(run_directory, step=state.step, tensorboard=config.tensorboard)
@@ -327,9 +326,13 @@ def _device(modules: Mapping[str, nn.Module]) -> torch.device:
     raise ValueError("the task's modules have no parameters")
 
 
-def _compile(task: Task) -> None:
-    compile_task = getattr(task, "compile", None)
-    if compile_task is None:
-        logger.warning("compile is set, but this task cannot be compiled; training goes on without it")
-    else:
-        compile_task()
+def prepare(task: Task, config: TrainingConfig) -> None:
+    """Compile the task, and have it keep fewer activations, as configured."""
+    for name, wanted in (("compile", config.compile), ("checkpoint_activations", config.checkpoint_activations)):
+        if not wanted:
+            continue
+        method = getattr(task, name, None)
+        if method is None:
+            logger.warning("%s is set, but this task has no way to do so; training goes on without it", name)
+        else:
+            method()

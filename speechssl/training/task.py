@@ -17,9 +17,11 @@ from speechssl.types import ObjectiveOutput
 class TrainingConfig:
     """How long and how to train, what to write and when to stop.
 
-    Every interval counts updates. `accumulation_steps` micro-batches make one update; its gradient is the mean over
-    all their targets. `early_stopping_patience` counts validations without a better `best_metric` (`best_mode` says
-    which way is better). The newest `keep_checkpoints` and the best `keep_best` checkpoints are kept.
+    Every interval counts updates. `accumulation_steps` micro-batches make one update; its gradient is the mean over all
+    their targets. `checkpoint_activations` keeps only the input of each of the encoder's layers and computes the layer
+    again in the backward pass: less memory, more time, the same gradients. `early_stopping_patience` counts validations
+    without a better `best_metric` (`best_mode` says which way is better). The newest `keep_checkpoints` and the best
+    `keep_best` checkpoints are kept.
     """
 
     max_steps: int = 10_000
@@ -27,6 +29,7 @@ class TrainingConfig:
     clip_norm: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    checkpoint_activations: bool = False
     seed: int = 1
     num_threads: int | None = None
     log_interval: int = 10

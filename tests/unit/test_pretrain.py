@@ -129,6 +129,14 @@ def test_two_runs_of_one_seed_have_the_same_curve(clips: Path, tmp_path: Path) -
     assert models[0] == models[1] != models[2]
 
 
+def test_activations_that_are_computed_again_change_no_curve(clips: Path, tmp_path: Path) -> None:
+    encoder = {**ENCODER, "dropout": 0.1, "layer_drop": 0.2}
+    for name, again in (("plain", False), ("again", True)):
+        training = {"checkpoint_activations": again}
+        run(config(clips, tmp_path / name, encoder=encoder, training=training))
+    assert curve(tmp_path / "plain") == curve(tmp_path / "again")
+
+
 def test_a_bad_recording_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path / "train")
     bad = tmp_path / "train" / "3.wav"

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
+from speechssl.errors import ConfigError
 from speechssl.nn.attention import SelfAttention
-from speechssl.nn.context_encoder import ContextEncoder, TransformerLayer
+from speechssl.nn.context_encoder import ContextEncoder, ContextVariant, TransformerLayer
 
 DIM, HEADS = 8, 2
 
@@ -132,3 +134,53 @@ def test_layers_begin_with_the_transformers_input_and_end_with_its_output() -> N
         assert torch.equal(layers[0], encoder.norm(summed) if norm_position == "post" else summed)
         assert torch.equal(context, layers[-1] if norm_position == "post" else encoder.norm(layers[-1]))
         assert encoder(x, None)[1] is None
+
+
+VARIANTS = {
+    "plain": {},
+    "gated_bias": {"variant": ContextVariant(attention_positions="gated_bias")},
+    "conformer": {"variant": ContextVariant(layer="conformer", positions="none", conformer_norm="layer")},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_activations_that_are_computed_again_give_the_same_gradients(name: str, padded: bool) -> None:
+    """With every kind of dropout; what is kept for the backward pass is little more than a layer's input."""
+    rates = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "layer_drop": 0.3}
+    padding = torch.tensor([[False] * 12, [False] * 7 + [True] * 5]) if padded else None
+    found: list[tuple[Tensor, list[Tensor | None], int]] = []
+    for checkpoints in (False, True):
+        network = make(norm_position="pre", **rates, **VARIANTS[name]).train()
+        if checkpoints:
+            network.checkpoint_activations()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        x = noise(2, 12, DIM).requires_grad_()
+        torch.manual_seed(2)  # skips one of the four plain layers
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            context, _ = network(x, padding)
+        size = sum(kept.values())
+        context.square().sum().backward()
+        found.append((context.detach(), [x.grad, *(parameter.grad for parameter in network.parameters())], size))
+    (plain, gradients, many), (again, same, few) = found
+    assert torch.equal(plain, again)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(gradients, same, strict=True))  # type: ignore[arg-type]
+    assert few < 0.5 * many
+
+
+def test_batch_norms_are_not_computed_twice() -> None:
+    network = make(variant=ContextVariant(layer="conformer", positions="none", conformer_norm="batch"))
+    with pytest.raises(ConfigError, match="batch norms, whose running statistics would then be wrong"):
+        network.checkpoint_activations()
+
+
+def test_nothing_is_computed_again_where_nothing_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make().eval()
+    network.checkpoint_activations()
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", None)
+    assert network(noise(1, 5, DIM), None)[0].shape == (1, 5, DIM)
