@@ -50,6 +50,7 @@ def read_table(path: Path) -> pa.Table:
     _check_file(path)
     with _file_errors(path):
         table = pq.read_table(path) if _is_parquet(path) else read_jsonl(path)
+        table.validate(full=True)  # texts of a damaged Parquet file may not be UTF-8, which Arrow else finds row by row
     _check_columns(path, table.column_names)
     return table
 
@@ -172,6 +173,7 @@ def _parts(path: Path) -> Iterator[pa.Table]:
             yield table
         return
     for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(BATCH_ROWS, use_threads=False):
+        batch.validate(full=True)
         yield pa.Table.from_batches([batch])
 
 
@@ -207,7 +209,7 @@ def _file_errors(path: Path) -> Iterator[None]:
         yield
     except PermissionError:
         raise ManifestError(f"{path}: permission denied; make the file readable for this user (chmod +r)") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         if isinstance(error, OSError) and error.errno is not None:  # the system's; Arrow's own for damage has none
             raise
         kind = path.suffix.lower()[1:]

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from speechssl.errors import ManifestError
-from speechssl.manifest import Manifest
+from speechssl.manifest import Manifest, loading
 from speechssl.types import Utterance
 
 AWKWARD = ['say "hi"', "back\\slash", "tab\there", "new\nline", "bell\x07", "Grüße, 世界", "", "{}", "2020-01-01"]
@@ -238,6 +239,26 @@ def test_many_rows_are_handled_by_columns(tmp_path: Path) -> None:
     assert half.fingerprint() == Manifest.load(tmp_path / "sub/m.parquet").fingerprint()
     # About one second of processor time; a Python object for every row at every step would take ten times as long.
     assert time.process_time() - started < 6
+
+
+@pytest.mark.parametrize("where", ["a text", "the name of a column"])
+@pytest.mark.parametrize("large", [False, True])
+def test_parquet_that_is_not_utf_8_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, large: bool
+) -> None:
+    monkeypatch.setattr(loading, "LARGE_ROWS", 1 if large else 1000)
+    utterance = Utterance(
+        id="a", audio_filepath="a.wav", sample_rate=8000, num_samples=80, duration=0.01, extra={"mood": "happy"}
+    )
+    path = tmp_path / "m.parquet"
+    Manifest.from_utterances([utterance]).save(path)
+    table = pq.read_table(path).cast(pa.schema([(f.name, f.type) for f in pq.read_schema(path)]))
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    content, old, new = path.read_bytes(), *((b"happy", b"h\xffppy") if where == "a text" else (b"mood", b"m\xffod"))
+    path.write_bytes(content.replace(old, new))
+    assert path.read_bytes() != content
+    with pytest.raises(ManifestError, match="m.parquet: cannot be read as parquet .*; write it again"):
+        list(Manifest.load(path, cache_folder=tmp_path / "cache"))
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
