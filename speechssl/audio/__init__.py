@@ -5,7 +5,16 @@
 """
 
 from speechssl.audio.blocks import read_blocks, read_sample_rate
-from speechssl.audio.decode import AUDIO_EXTENSIONS, SOUNDFILE_EXTENSIONS, probe, probe_source, read, read_utterance
+from speechssl.audio.decode import (
+    AUDIO_EXTENSIONS,
+    SOUNDFILE_EXTENSIONS,
+    probe,
+    probe_source,
+    read,
+    read_compact,
+    read_utterance,
+    read_utterance_compact,
+)
 from speechssl.audio.files import Source, check_openable, open_input, opened
 from speechssl.audio.location import Location, is_url, locate
 from speechssl.audio.media import MEDIA_EXTENSIONS
@@ -16,8 +25,10 @@ from speechssl.audio.recording import (
     AudioInfo,
     Damage,
     RecordingError,
+    StoredSamples,
     UnreachableError,
     Waveform,
+    to_float,
 )
 from speechssl.audio.resampling import resample, resample_blocks, resampled_length
 
@@ -35,6 +46,7 @@ __all__ = [
     "Prefetched",
     "RecordingError",
     "Source",
+    "StoredSamples",
     "UnreachableError",
     "Waveform",
     "check_openable",
@@ -47,9 +59,12 @@ __all__ = [
     "probe_source",
     "read",
     "read_blocks",
+    "read_compact",
     "read_sample_rate",
     "read_utterance",
+    "read_utterance_compact",
     "resample",
     "resample_blocks",
     "resampled_length",
+    "to_float",
 ]

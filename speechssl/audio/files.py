@@ -6,6 +6,7 @@ such as a tar shard (fairseq's and fairseq2's notation), where ARCHIVE is a path
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -71,7 +72,7 @@ def open_input(path: str, *, sparsely: bool = False) -> Source:
         except remote.RemoteFault as fault:
             raise remote.remote_error(path, fault) from None
     if location.start is None or location.num_bytes is None or _has_colons(path, location):
-        check_openable(path)
+        _check_length(path, _openable_bytes(path, path), Location(file=path))
         return path
     return _open_member(path, location, at_once)
 
@@ -114,11 +115,23 @@ def check_openable(path: str) -> None:
     else:
         if _has_colons(path, location):
             location = Location(file=path)
-        with _explained(path), open(location.file, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        size = _openable_bytes(path, location.file)
     if location.start is not None and location.num_bytes is not None:
         size = max(0, min(size - location.start, location.num_bytes))
     _check_length(path, size, location)
+
+
+def _openable_bytes(path: str, file: str) -> int:
+    """Size of a local file that this user may read; errors name `path`."""
+    with _explained(path):
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError
+            return status.st_size
+        finally:
+            os.close(descriptor)
 
 
 def _open_remote(path: str, location: Location, at_once: int) -> BinaryIO:

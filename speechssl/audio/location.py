@@ -22,7 +22,7 @@ class Location:
 
 def locate(path: str) -> Location:
     """Take a path apart: `FILE`, or `FILE:START:NUM_BYTES` for a member of an uncompressed archive."""
-    found = _RANGE.match(path)
+    found = _RANGE.match(path) if ":" in path else None  # the pattern alone is slow on long paths
     if found is None:
         return Location(file=path)
     return Location(file=found["file"], start=int(found["start"]), num_bytes=int(found["num_bytes"]))

@@ -4,7 +4,7 @@ Shapes: S samples.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ MAX_SAMPLES_PER_BYTE = 8192
 """Not even silence is packed as tightly; a header that promises more is damaged."""
 
 Waveform = npt.NDArray[np.float32]
+StoredSamples = npt.NDArray[np.int16]
 Damage = Literal["missing", "unreadable", "truncated", "empty", "non_finite", "span"]
 
 
@@ -101,6 +102,14 @@ def mix(samples: Waveform) -> Waveform:
     return np.asarray(samples.mean(axis=1, dtype=np.float32))
 
 
-def to_float(values: npt.NDArray[np.int16]) -> Waveform:
-    """16-bit integers as f32 with full scale 1; exact, for 1/32768 is a power of two."""
-    return np.multiply(values, np.float32(1 / 32768), dtype=np.float32)
+def to_float(values: StoredSamples | Waveform, out: Waveform | None = None) -> Waveform:
+    """16-bit integers as f32 with full scale 1; exact, for 1/32768 is a power of two. What is f32 already stays so.
+
+    `out`, of the same shape, takes the result.
+    """
+    if values.dtype == np.int16:
+        return np.multiply(values, np.float32(1 / 32768), out=out, dtype=np.float32)
+    if out is None:
+        return cast(Waveform, values)
+    out[...] = values
+    return out

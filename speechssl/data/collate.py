@@ -8,8 +8,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from speechssl.audio import to_float
 from speechssl.data.dataset import Clip, random_crop
+from speechssl.data.slots import empty
 from speechssl.types import AudioBatch, LabeledBatch
 
 
@@ -20,7 +23,7 @@ def collate_audio(
     lengths: Literal["pad", "crop"] = "pad",
     random: np.random.Generator | None = None,
 ) -> AudioBatch:
-    """Join clips into a batch.
+    """Join clips into a batch of f32.
 
     With `lengths="pad"` shorter clips end in zeros; with `"crop"` all are cut at random to the shortest, so that no
     padding is computed and attention needs no mask (`random` is then required).
@@ -30,9 +33,9 @@ def collate_audio(
         assert random is not None, "cropping needs a source of randomness"
         shortest = min(map(len, waveforms))
         waveforms = [random_crop(waveform, shortest, random) for waveform in waveforms]
-    padded = np.empty((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
+    padded = empty((len(waveforms), max(map(len, waveforms))), np.float32)
     for row, waveform in zip(padded, waveforms, strict=True):
-        row[: len(waveform)] = waveform
+        to_float(waveform, out=row[: len(waveform)])
         row[len(waveform) :] = 0
     return AudioBatch(
         utterance_ids=tuple(clip.utterance.id for clip in clips),
@@ -43,14 +46,16 @@ def collate_audio(
     )
 
 
-def collate_labeled(clips: Sequence[Clip], labels: Sequence[Sequence[int]], *, sample_rate: int) -> LabeledBatch:
+def collate_labeled(
+    clips: Sequence[Clip], labels: Sequence[Sequence[int] | NDArray[np.int32]], *, sample_rate: int
+) -> LabeledBatch:
     """Join clips and their label sequences; label padding is 0 and lies beyond `target_lengths`."""
-    targets = torch.zeros(len(labels), max((len(row) for row in labels), default=0), dtype=torch.long)
+    targets = np.zeros((len(labels), max(map(len, labels), default=0)), dtype=np.int64)
     for row, values in zip(targets, labels, strict=True):
-        row[: len(values)] = torch.tensor(values, dtype=torch.long)
+        row[: len(values)] = values
     return LabeledBatch(
         audio=collate_audio(clips, sample_rate=sample_rate),
-        targets=targets,
+        targets=torch.from_numpy(targets),
         target_lengths=torch.tensor([len(values) for values in labels]),
         references=tuple(clip.utterance.text or "" for clip in clips),
     )

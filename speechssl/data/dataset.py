@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from speechssl.audio import read, read_utterance
+from speechssl.audio import StoredSamples, Waveform, read_compact, read_utterance_compact, to_float
 from speechssl.audio.files import prefetch
 from speechssl.audio.location import is_url
 from speechssl.audio.recording import RecordingError, UnreachableError
@@ -24,14 +23,18 @@ SPAN_READ_FACTOR = 4
 """Recordings longer than this many crops are read by the span instead of whole."""
 TOO_SHORT = "too_short"
 """The kind of `Unreadable` that decodes well but is shorter than the encoder's receptive field."""
+Samples = TypeVar("Samples", Waveform, StoredSamples, Waveform | StoredSamples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A decoded utterance: `waveform` f32 `[S]`; `source_seconds` is what it would last without a crop."""
+    """A decoded utterance: `waveform` f32 `[S]`; `source_seconds` is what it would last without a crop.
+
+    From a compact reader `waveform` may be i16 `[S]` of full scale 32768 instead, which `collate_audio` makes f32.
+    """
 
     utterance: Utterance
-    waveform: NDArray[np.float32]
+    waveform: Waveform | StoredSamples
     source_seconds: float
 
 
@@ -55,6 +58,7 @@ class UtteranceReader:
         min_num_samples: int = 1,
         cache_megabytes: float = 0.0,
         augmenter: Augmenter | None = None,
+        compact: bool = False,
     ) -> None:
         """Read `manifest` at `sample_rate` Hz.
 
@@ -64,12 +68,14 @@ class UtteranceReader:
             min_num_samples: shorter clips are unusable (the encoder's receptive field).
             cache_megabytes: decoded audio kept in memory, in each worker process.
             augmenter: changes what is read with an epoch, before it is cropped.
+            compact: samples stored as 16 bits stay so where nothing changes them; they take half of the cache.
         """
         self.manifest = manifest
         self.sample_rate = sample_rate
         self.min_num_samples = min_num_samples
         self._augmenter = augmenter
-        self._cache: dict[int, NDArray[np.float32]] = {}
+        self._compact = compact
+        self._cache: dict[int, Waveform | StoredSamples] = {}
         self._cache_bytes_left = int(cache_megabytes * 1e6)
         manifest.prepare()  # once, before worker processes are forked
 
@@ -91,7 +97,7 @@ class UtteranceReader:
             UnreachableError: the storage cannot be reached; nothing is known of the recording.
         """
 
-        def whole(utterance: Utterance) -> tuple[NDArray[np.float32], float]:
+        def whole(utterance: Utterance) -> tuple[Waveform | StoredSamples, float]:
             waveform = self._augmented(self._whole(index, utterance), utterance, epoch)
             return waveform, samples_to_seconds(len(waveform), self.sample_rate)
 
@@ -113,11 +119,12 @@ class UtteranceReader:
         margin = 1.0 if self._augmenter is None or epoch is None else 1 / self._augmenter.config.min_length_factor
         num_samples = seconds_to_samples(max_seconds, self.sample_rate)
 
-        def crop(utterance: Utterance) -> tuple[NDArray[np.float32], float]:
+        def crop(utterance: Utterance) -> tuple[Waveform | StoredSamples, float]:
             seconds = max_seconds * margin
             if utterance.duration > SPAN_READ_FACTOR * seconds:
                 offset = utterance.offset + random.uniform(0, utterance.duration - seconds)
-                part = read(utterance.audio_filepath, sample_rate=self.sample_rate, offset=offset, duration=seconds)
+                path = utterance.audio_filepath
+                part = read_compact(path, sample_rate=self.sample_rate, offset=offset, duration=seconds)
                 total = utterance.duration
             else:
                 whole = self._whole(index, utterance)
@@ -128,13 +135,15 @@ class UtteranceReader:
 
         return self._guarded(utterance or self.manifest[index], crop)
 
-    def _augmented(self, waveform: NDArray[np.float32], utterance: Utterance, epoch: int | None) -> NDArray[np.float32]:
+    def _augmented(
+        self, waveform: Waveform | StoredSamples, utterance: Utterance, epoch: int | None
+    ) -> Waveform | StoredSamples:
         if self._augmenter is None or epoch is None:
-            return waveform
-        return self._augmenter(waveform, utterance_id=utterance.id, epoch=epoch)
+            return waveform if self._compact else to_float(waveform)
+        return self._augmenter(to_float(waveform), utterance_id=utterance.id, epoch=epoch)
 
     def _guarded(
-        self, utterance: Utterance, load: Callable[[Utterance], tuple[NDArray[np.float32], float]]
+        self, utterance: Utterance, load: Callable[[Utterance], tuple[Waveform | StoredSamples, float]]
     ) -> Clip | Unreadable:
         try:
             waveform, source_seconds = load(utterance)
@@ -148,13 +157,14 @@ class UtteranceReader:
             return too_short(utterance, seconds, min_num_samples=self.min_num_samples, sample_rate=self.sample_rate)
         return Clip(utterance=utterance, waveform=waveform, source_seconds=source_seconds)
 
-    def _whole(self, index: int, utterance: Utterance) -> NDArray[np.float32]:
+    def _whole(self, index: int, utterance: Utterance) -> Waveform | StoredSamples:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        waveform = read_utterance(utterance, self.sample_rate)
+        waveform = read_utterance_compact(utterance, self.sample_rate)
         if waveform.nbytes <= self._cache_bytes_left:
-            self._cache[index] = waveform
+            # what is stored may be a view of a whole file
+            self._cache[index] = waveform.copy() if waveform.dtype == np.int16 else waveform
             self._cache_bytes_left -= waveform.nbytes
         return waveform
 
@@ -169,7 +179,7 @@ def too_short(utterance: Utterance, seconds: float, *, min_num_samples: int, sam
     )
 
 
-def random_crop(waveform: NDArray[np.float32], num_samples: int, random: np.random.Generator) -> NDArray[np.float32]:
+def random_crop(waveform: Samples, num_samples: int, random: np.random.Generator) -> Samples:
     """`num_samples` from a random place of `[S]`; the whole where it is not longer."""
     excess = len(waveform) - num_samples
     if excess <= 0:

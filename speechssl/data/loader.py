@@ -262,4 +262,5 @@ def _reader(
         min_num_samples=min_num_samples,
         cache_megabytes=config.cache_megabytes,
         augmenter=augmenter,
+        compact=True,
     )

@@ -174,5 +174,5 @@ class Labeled:
 
     def collate(self, rows: Sequence[Row], random: np.random.Generator) -> LabeledBatch:
         """Padded, each with its labels."""
-        labels = [self._values[self._bounds[row.index] : self._bounds[row.index + 1]].tolist() for row in rows]
+        labels = [self._values[self._bounds[row.index] : self._bounds[row.index + 1]] for row in rows]
         return collate_labeled([row.clip for row in rows], labels, sample_rate=self._reader.sample_rate)

@@ -43,7 +43,7 @@ def iterate_once(
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank must be from 0 to {world_size - 1} of {world_size} ranks, but is {rank}")
-    reader = UtteranceReader(manifest, sample_rate=sample_rate, min_num_samples=min_num_samples)
+    reader = UtteranceReader(manifest, sample_rate=sample_rate, min_num_samples=min_num_samples, compact=True)
     requests = _requests(manifest, batch_seconds, rank, world_size)
     results = read_ahead(
         _OneBatch(reader), requests, num_workers=num_workers, result_bytes=batch_bytes(batch_seconds, sample_rate)

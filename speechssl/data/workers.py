@@ -181,7 +181,8 @@ def _serve(
         while True:
             slot, request = connection.recv()
             try:
-                message = slots.dumps(_Answer(make(request), tuple(_drained(logged))), slot)
+                with slots.lent(slot):
+                    message = slots.dumps(_Answer(make(request), tuple(_drained(logged))), slot)
             except SpeechSSLError as error:
                 message = slots.dumps(_Answer(_Failure(error), tuple(_drained(logged))), None)
             except Exception:

