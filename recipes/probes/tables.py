@@ -1,8 +1,9 @@
-"""The results of `run.sh` as Markdown tables, and a page with all pictures and a heat map of layers."""
+"""The results of `run.sh` as Markdown tables and as JSON, and a page with all pictures and a heat map of layers."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from speechssl.report import layers_section, probe_section, write_report
 
@@ -54,19 +55,32 @@ def search_table(rows: list[dict]) -> list[str]:
     return [*lines, ""]
 
 
+def rounded(value: Any) -> Any:
+    """The same values with four digits after the point."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def main() -> None:
-    """Print tables; write OUTPUT/probes.html."""
+    """Print tables; write OUTPUT/results.json and OUTPUT/probes.html."""
     folder = Path(sys.argv[1])
     results = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("*/probe.json"))}
     for name, result in results.items():
         print("\n".join(probe_table(name, result)))
+    kept: dict[str, Any] = {"probes": results}
     if (folder / "search.json").exists():
-        print("\n".join(search_table(json.loads((folder / "search.json").read_text()))))
-    for path in sorted(folder.glob("units-*/result.json")):
-        found = json.loads(path.read_text())
+        kept["search"] = json.loads((folder / "search.json").read_text())
+        print("\n".join(search_table(kept["search"])))
+    units = {path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob("units-*/result.json"))}
+    kept["units"] = {name: {key: one[key] for key in ("scores", "stability")} for name, one in units.items()}
+    (folder / "results.json").write_text(json.dumps(rounded(kept)) + "\n")
+    for name, found in units.items():
         scores, stable = found["scores"], found["stability"]
         print(
-            f"{path.parent.name}: purity {percent(scores['purity'])} (one unit {percent(scores['chance_purity'])}),"
+            f"{name}: purity {percent(scores['purity'])} (one unit {percent(scores['chance_purity'])}),"
             f" information / labels {percent(scores['pnmi'])}, NMI {percent(scores['nmi'])}; between seeds NMI"
             f" {percent(stable['nmi'])}, {percent(stable['matched'])} of frames agree"
         )

@@ -9,7 +9,7 @@ MAP_MARKUP = """
 .map svg { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--rule); border-radius: 8px; }
 .map circle { cursor: pointer; stroke: var(--page); stroke-width: 1; }
 .map circle.dim { opacity: .08; }
-.map circle.chosen { stroke: var(--ink); stroke-width: 4; }
+.map ellipse { fill: none; stroke: var(--ink); stroke-width: 4; pointer-events: none; }
 .map-legend { display: flex; flex-wrap: wrap; gap: 4px 8px; margin: 8px 0; }
 .map-legend button {
   font: inherit; font-size: .88rem; color: var(--ink); background: none; border: 1px solid var(--rule);
@@ -52,6 +52,10 @@ MAP_SCRIPT = """
     drawing.append(circle);
     return circle;
   });
+  const heights = data.points.map(point => point[1]), top = Math.min(...heights) - 30;  // no empty bands
+  drawing.setAttribute('viewBox', `0 ${top} 1000 ${Math.max(Math.max(...heights) + 30 - top, 300)}`);
+  const ring = document.createElementNS(drawing.namespaceURI, 'ellipse');  // around the chosen one
+  drawing.append(ring);
   for (const name of names) by.append(new Option(name, name));
 
   const value = index => (names.length && data.labels[by.value][index]) || 'unknown';
@@ -96,10 +100,11 @@ MAP_SCRIPT = """
   }
 
   function tell(index) {
-    if (chosen >= 0) circles[chosen].classList.remove('chosen');
     chosen = index;
-    circles[index].classList.add('chosen');
-    drawing.append(circles[index]);
+    // The circle itself stays where it is: one that moves in the document while it is pointed at loses its click.
+    const size = Number(circles[index].getAttribute('r')) + 2;
+    const place = {cx: data.points[index][0], cy: data.points[index][1], rx: size, ry: size};
+    for (const [key, number] of Object.entries(place)) ring.setAttribute(key, number);
     const bold = document.createElement('b');
     bold.textContent = data.names[index];
     const labels = names.map(name => `${name}: ${data.labels[name][index] || 'unknown'}`);

@@ -43,7 +43,7 @@ def run(config: SearchConfig, *, progress: Progress | None = None) -> SearchResu
     else:
         queries = embed_queries(collection, config)
         chosen: dict[str, Chosen] = dict.fromkeys(queries)
-        recall = None
+        shares = None
         if config.method == "faiss":
             approximate = open_approximate(
                 collection, statistics, factory=config.factory, parameters=config.parameters, progress=tell
@@ -54,9 +54,9 @@ def run(config: SearchConfig, *, progress: Progress | None = None) -> SearchResu
         hits, num_recordings = search(collection, statistics, queries, chosen, config, tell)
         if config.recall:
             exact, num_recordings = search(collection, statistics, queries, dict.fromkeys(queries), config, tell)
-            recall = {name: _recall(hits[name], exact[name]) for name in queries}
+            shares = {name: recall(hits[name], exact[name]) for name in queries}
         result = SearchResult(
-            hits=hits, num_recordings=num_recordings, num_vectors=collection.num_vectors, recall=recall
+            hits=hits, num_recordings=num_recordings, num_vectors=collection.num_vectors, recall=shares
         )
     if config.output is not None:
         write_text(config.output, "".join(json.dumps(line) + "\n" for line in result.lines()))
@@ -197,7 +197,7 @@ def _named(
     return approximate.nearest(vectors, max(config.candidates, config.top_k))
 
 
-def _recall(found: tuple[Hit, ...], exact: tuple[Hit, ...]) -> float:
+def recall(found: tuple[Hit, ...], exact: tuple[Hit, ...]) -> float:
     """Share of the exact hits that were found: the same recording, and where there are times, an overlapping span."""
 
     def same(one: Hit, other: Hit) -> bool:

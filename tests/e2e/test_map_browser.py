@@ -27,6 +27,8 @@ const played = new Promise(done => {
     return play.call(this).catch(() => {});
   };
 });
+const moved = [];
+new MutationObserver(found => moved.push(...found)).observe(dot.parentNode, {childList: true});
 dot.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));
 log.push(document.getElementById('map-told').textContent);
 dot.dispatchEvent(new MouseEvent('click', {bubbles: true}));
@@ -39,7 +41,7 @@ const find = document.getElementById('map-find');
 find.value = 'number 5';
 find.dispatchEvent(new Event('input'));
 log.push(document.querySelectorAll('circle:not(.dim)').length);
-function finish() { document.title = JSON.stringify(log); }
+function finish() { log.push(moved.length); document.title = JSON.stringify(log); }
 </script>"""
 
 
@@ -79,4 +81,5 @@ def test_pointing_tells_and_clicking_plays(open_page: OpenPage, page: Path) -> N
     assert told[0] == "<u3> number 3 · speaker: s0 · language: unknown", told
     assert told[1] == 14, "a click in the legend dims the speaker's 14 utterances"
     assert told[2] == 1, "only one is called number 5"
+    assert told[5] == 0, "an element that is moved while it is pointed at loses the click of a real mouse"
     assert told[3].startswith("data:audio/") and re.fullmatch(r"decoded 1\.\d", told[4]), told

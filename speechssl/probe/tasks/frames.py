@@ -22,7 +22,9 @@ def classify_frames(job: Job, sources: Sources, tell: Progress) -> Finished:
             f"{config.alignment}: holds {held[0]} utterances of the training part and {held[1]} of the test part;"
             " both need some, under the manifest's ids"
         )
-    job.notes.append(f"{sum(len(part.ids) for part in job.parts) - sum(held)} utterances are not in the alignment")
+    missing = sum(len(part.ids) for part in job.parts) - sum(held)
+    if missing:
+        job.notes.append(f"{missing} utterances are not in the alignment")
     seeds = range(config.num_seeds)
     numbers = [config.seed + number for number in seeds]
     moments = [
