@@ -117,6 +117,8 @@ def derive(entries: list[dict[str, Any]]) -> str:
             for entry in entries
             if entry["case"]["output"] == output
         }
+        if not {(5, "chunks"), (60, "chunks"), (5, "whole")} <= mine.keys():  # a part was asked for
+            continue
         grown = (mine[60, "chunks"]["megabytes_beyond"] - mine[5, "chunks"]["megabytes_beyond"]) / 55
         whole = mine[5, "whole"]
         lines.append(

@@ -27,12 +27,9 @@ NUM_QUERIES = 20
 WAYS = (
     ("exact", "", 0),
     ("HNSW32", "", 100),
-    ("HNSW32", "efSearch=256", 100),
     ("HNSW32", "efSearch=1000", 1000),
     ("IVF256,Flat", "nprobe=1", 100),
-    ("IVF256,Flat", "nprobe=16", 100),
     ("IVF256,Flat", "nprobe=16", 1000),
-    ("IVF256,PQ64", "nprobe=16", 1000),
 )
 """FAISS's words for the index, for how it is searched, and how many neighbours of each part of a query it names."""
 

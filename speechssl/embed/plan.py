@@ -22,7 +22,7 @@ from speechssl.embed.layout import INDEX_NAME, Format, shard_number, shard_paths
 from speechssl.manifest import Manifest
 from speechssl.manifest.paths import resolve
 
-SHARD_BYTES = 128 << 20  # of embeddings, held in memory while a shard is made
+SHARD_BYTES = 128 << 20  # of embeddings, held in memory while a shard is made, but for frames of long recordings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
