@@ -153,7 +153,7 @@ def open_soundfile(path: str, source: Source) -> Iterator[Any]:
         )
     try:
         with soundfile.SoundFile(source) as file:
-            if "should be" in file.extra_info and file.format.startswith(("WAV", "RF64", "AIFF")):
+            if file.format.startswith(("WAV", "RF64", "AIFF")) and "should be" in file.extra_info:
                 _check_chunk_sizes(path, file.extra_info)
             # soundfile seeks after every read, to where it is; that resets the decoder of mp3 and spoils what follows
             file.seekable = lambda: False

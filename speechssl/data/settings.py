@@ -22,7 +22,8 @@ class DataConfig:
             less for each other.
         augment: what is done to the waveforms of training batches.
         num_workers: processes that read ahead; 0 reads in the training process. Changes no result.
-        cache_megabytes: decoded audio kept in memory, in each worker process.
+        cache_megabytes: decoded audio kept in memory, in each worker process. What is stored as 16 bits and needs no
+            change (mono wav; flac, with miniaudio) takes 2 bytes a sample, anything else 4.
     """
 
     batch_seconds: float = 87.5
