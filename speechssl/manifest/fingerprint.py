@@ -41,7 +41,7 @@ def _hash_column(rows: Storage, name: str, digest: Any) -> None:
         if is_text:
             digest.update(offsets_and_bytes(pc.fill_null(values, "").cast(STRING))[1].data)
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-            digest.update(pc.fill_null(values.cast(pa.float64()), 0.0).to_numpy().astype("<f8").tobytes())
+            digest.update(pc.fill_null(values.cast(pa.float64(), safe=False), 0.0).to_numpy().astype("<f8").tobytes())
         else:
             for value in values.to_pylist():
                 digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\n")

@@ -271,7 +271,7 @@ def _num_lines(path: Path) -> int:
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     if name not in table.column_names:
         return np.full(len(table), np.nan)
-    return np.array(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return np.array(table[name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
 def _check_fields(rows: _Rows) -> list[Problem]:

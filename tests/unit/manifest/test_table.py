@@ -241,6 +241,11 @@ def test_many_rows_are_handled_by_columns(tmp_path: Path) -> None:
     assert time.process_time() - started < 6
 
 
+def test_integers_beyond_those_of_a_float_have_a_fingerprint(tmp_path: Path) -> None:
+    manifests = [Manifest.load(write_lines(tmp_path / "m.jsonl", row(take=number))) for number in (2**60 + 1, 2**61)]
+    assert manifests[0].fingerprint() != manifests[1].fingerprint()
+
+
 @pytest.mark.parametrize("where", ["a text", "the name of a column"])
 @pytest.mark.parametrize("large", [False, True])
 def test_parquet_that_is_not_utf_8_is_named(

@@ -149,6 +149,7 @@ def test_impossible_numbers_are_reported(tmp_path: Path, write_tone: WriteTone) 
         row("c", sample_rate=0),
         row("d", sample_rate=16000, num_samples=160000),
         {"id": "e", "duration": 1.0},
+        row("f", sample_rate=2**60 + 1),
     )
     report = validate_manifest(path)
     found = {(p.line, p.kind, p.message.split(" is ")[0]) for p in report.problems}
@@ -158,7 +159,7 @@ def test_impossible_numbers_are_reported(tmp_path: Path, write_tone: WriteTone) 
         (3, "duration", "sample_rate must be above 0 Hz,"),
         (4, "duration", "num_samples at sample_rate make 10.000 s, which"),
     }
-    assert {p.line for p in report.problems} == {1, 2, 3, 4, 5}
+    assert {p.line for p in report.problems} == {1, 2, 3, 4, 5, 6}
 
 
 def test_a_line_that_is_not_utf_8_is_one_problem(tmp_path: Path, write_tone: WriteTone) -> None:
