@@ -84,7 +84,7 @@ def main() -> None:
             f" information / labels {percent(scores['pnmi'])}, NMI {percent(scores['nmi'])}; between seeds NMI"
             f" {percent(stable['nmi'])}, {percent(stable['matched'])} of frames agree"
         )
-    every = list(results.values())
+    every = [{**result, "label": name} for name, result in results.items()]  # two of them may be of one column
     if every:
         write_report(folder / "probes.html", "Probes", ENCODER, [layers_section(every, ENCODER), probe_section(every)])
 
