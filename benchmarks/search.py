@@ -26,7 +26,7 @@ FOLDER = Path(tempfile.gettempdir()) / "speechssl-benchmark-search"
 NUM_QUERIES = 20
 WAYS = (
     ("exact", "", 0),
-    ("HNSW32", "", 100),
+    ("HNSW32", "efSearch=16", 100),
     ("HNSW32", "efSearch=1000", 1000),
     ("IVF256,Flat", "nprobe=1", 100),
     ("IVF256,Flat", "nprobe=16", 1000),

@@ -6,6 +6,8 @@ beside the collection, and made anew when that has changed.
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,17 @@ def open_approximate(
                 f"parameters {parameters!r}: FAISS knows none such of {factory} ({str(error).splitlines()[-1]})"
             ) from None
     return Approximate(index=index, blocks=places[0], recordings=places[1])
+
+
+def usual_parameters(factory: str, candidates: int) -> str:
+    """How carefully an index is searched unless told otherwise: FAISS's own defaults miss up to half of the hits.
+
+    HNSW keeps as many candidates as it is to name; of IVF's n cells the square root of n is looked at.
+    """
+    if factory.startswith("HNSW"):
+        return f"efSearch={candidates}"
+    cells = re.match(r"IVF(\d+)", factory)
+    return "" if cells is None else f"nprobe={math.ceil(math.sqrt(int(cells[1])))}"
 
 
 def _make(collection: Collection, statistics: Statistics, factory: str, path: Path, progress: Progress) -> None:

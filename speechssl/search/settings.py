@@ -28,7 +28,7 @@ class SearchConfig:
             Utterance vectors only.
         factory: the kind of approximate index, in FAISS's own words.
         parameters: how carefully it is searched, in FAISS's own words: nprobe=16 for IVF, efSearch=64 for HNSW; more
-            finds more and takes longer.
+            finds more and takes longer. Nothing: efSearch is `candidates`, nprobe the square root of the cells.
         candidates: neighbours that the approximate index names for each part of a query.
         checkpoint: the encoder, where it is no longer where the index was made; its weights must be the same.
         device: auto, cpu, cuda, cuda:1, ...
@@ -47,7 +47,7 @@ class SearchConfig:
     all_pairs: bool = False
     factory: str = "HNSW32"
     parameters: str = ""
-    candidates: int = 100
+    candidates: int = 1000
     checkpoint: str | None = None
     device: str = "cpu"
     output: Path | None = None

@@ -16,7 +16,7 @@ from speechssl.errors import ConfigError
 from speechssl.files import write_text
 from speechssl.frames import CONTEXT
 from speechssl.interop import load_encoder
-from speechssl.search.approximate import Approximate, open_approximate, windows
+from speechssl.search.approximate import Approximate, open_approximate, usual_parameters, windows
 from speechssl.search.collection import Block, Collection, Statistics, unit_length
 from speechssl.search.settings import Hit, SearchConfig, SearchResult
 from speechssl.search.spans import MIN_QUERY_FRAMES, Recording, SpanSearch, warp, without_overlaps
@@ -45,8 +45,9 @@ def run(config: SearchConfig, *, progress: Progress | None = None) -> SearchResu
         chosen: dict[str, Chosen] = dict.fromkeys(queries)
         shares = None
         if config.method == "faiss":
+            parameters = config.parameters or usual_parameters(config.factory, config.candidates)
             approximate = open_approximate(
-                collection, statistics, factory=config.factory, parameters=config.parameters, progress=tell
+                collection, statistics, factory=config.factory, parameters=parameters, progress=tell
             )
             chosen = {
                 name: _named(approximate, found, collection, statistics, config) for name, found in queries.items()

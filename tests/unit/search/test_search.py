@@ -13,6 +13,7 @@ from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
 from speechssl.search import Hit, SearchConfig, SearchResult, run
+from speechssl.search.approximate import usual_parameters
 from speechssl.search.collection import Collection
 from speechssl.search.spans import best_spans, cumulative, describe, span_scores, thirds, without_overlaps
 from speechssl.types import Utterance
@@ -159,7 +160,7 @@ def test_an_index_that_is_searched_more_carefully_finds_more(folder: Path, tmp_p
         assert found.recall is not None
         return next(iter(found.recall.values()))
 
-    assert recall("nprobe=8") == 1 > recall("")
+    assert recall("nprobe=8") == 1 > recall("nprobe=1")
     with pytest.raises(ConfigError, match="parameters 'legs=3': FAISS knows none such of IVF8,Flat"):
         recall("legs=3")
 
@@ -205,3 +206,11 @@ def test_what_does_not_fit_is_named(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     with pytest.raises(ConfigError, match="factory 'Tree9': FAISS knows no such index"):
         find(folder, "vectors", [query], method="faiss", factory="Tree9")
+
+
+@pytest.mark.parametrize(
+    ("factory", "parameters"),
+    [("HNSW32", "efSearch=500"), ("IVF4096,PQ64", "nprobe=64"), ("IVF8,Flat", "nprobe=3"), ("Flat", "")],
+)
+def test_an_index_is_searched_with_more_care_than_faiss_does(factory: str, parameters: str) -> None:
+    assert usual_parameters(factory, 500) == parameters
