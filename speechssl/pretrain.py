@@ -30,7 +30,7 @@ from speechssl.training.profiling import Profiler
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingConfig, TrainingResult
 from speechssl.types import AudioBatch, ObjectiveOutput
-from speechssl.units.model import MODEL_NAME
+from speechssl.units.model import centers_file
 from speechssl.units.targets import open_targets
 
 logger = logging.getLogger(__name__)
@@ -365,7 +365,7 @@ def data_fingerprint(config: PretrainConfig, *manifests: Manifest | None) -> str
     found = fingerprint(*manifests)
     if config.objective != "cluster" or config.cluster.targets is None:
         return found
-    centers = (config.cluster.targets / MODEL_NAME).read_bytes()
+    centers = centers_file(config.cluster.targets).read_bytes()
     return hashlib.sha256(found.encode() + hashlib.sha256(centers).digest()).hexdigest()
 
 

@@ -67,15 +67,30 @@ def write_units(path: Path, model: UnitModel) -> None:
             os.fsync(file.fileno())
 
 
+def centers_file(path: Path) -> Path:
+    """The file with the centers: `path` itself, or the finished one in a folder.
+
+    Raises:
+        ConfigError: `path` is a file that holds the units of recordings, or something else that has no centers.
+    """
+    if path.is_file() and path.suffix != Path(MODEL_NAME).suffix:
+        raise ConfigError(
+            f"{path}: holds no centers of clusters, which are in {MODEL_NAME}; name the folder that `speechssl units`"
+            f" wrote{f', {path.parent}' if (path.parent / MODEL_NAME).is_file() else ''}"
+        )
+    return path / MODEL_NAME if path.is_dir() else path
+
+
 def read_units(path: Path) -> UnitModel:
     """Read what `write_units` stored; a folder means the finished model in it.
 
     Raises:
         CheckpointError: it is missing or damaged.
+        ConfigError: it is another file, such as the units of recordings.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = path / MODEL_NAME if path.is_dir() else path
+    path = centers_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()

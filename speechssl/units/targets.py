@@ -20,9 +20,12 @@ from speechssl.units.model import read_units, source_of
 def open_targets(folder: Path, encoder: SpeechEncoder) -> ClusterTargets:
     """The units in `folder` as targets for `encoder`, at its frames; the first of several seeds.
 
+    `folder` is what `speechssl units` wrote, or the file with the centers in it.
+
     Raises:
         CheckpointError: there are no units, or the encoder that they were made with cannot be read.
-        ConfigError: that encoder has other weights now, or another sample rate than `encoder`.
+        ConfigError: that encoder has other weights now, or another sample rate than `encoder`; or `folder` is a file
+            without centers.
     """
     model = read_units(folder)
     source = source_of(model, checkpoint=None, batch_seconds=60.0, device="cpu")

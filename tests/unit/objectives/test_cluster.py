@@ -1,5 +1,6 @@
 """Masked prediction of clusters: its loss, its targets, and runs that learn from them."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -243,6 +244,24 @@ def test_missing_and_other_targets_are_refused(tones: Path, of_encoder: Path, tm
         run(config(tones, tmp_path / "run", tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="at 16000 Hz, but the encoder takes 8000 Hz"):
         run(config(tones, tmp_path / "run", of_encoder, encoder={**SMALL, "sample_rate": 8000}))
+
+
+@pytest.mark.parametrize("name", ["units.tsv", "units.parquet", "result.json"])
+def test_a_file_without_centers_is_refused_with_the_folder_to_name(
+    name: str, tones: Path, of_features: Path, tmp_path: Path
+) -> None:
+    assert (of_features / name).is_file()
+    with pytest.raises(ConfigError, match=f"{name}: holds no centers .* name the folder .*, {of_features}$"):
+        run(config(tones, tmp_path / "run", of_features / name))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_file_with_the_centers_is_as_good_as_its_folder(tones: Path, of_features: Path, tmp_path: Path) -> None:
+    def fingerprint(targets: Path, directory: str) -> str:
+        run(config(tones, tmp_path / directory, targets, max_steps=1))
+        return str(json.loads((tmp_path / directory / "environment.json").read_text())["data_fingerprint"])
+
+    assert fingerprint(of_features / "units.safetensors", "file") == fingerprint(of_features, "folder")
 
 
 def test_a_run_is_not_continued_with_other_targets(tones: Path, of_encoder: Path, tmp_path: Path) -> None:
