@@ -4,10 +4,11 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from speechssl import finetune
-from speechssl.config import load_config
-from speechssl.errors import ManifestError
+from speechssl import evaluate, finetune
+from speechssl.config import flatten, load_config
+from speechssl.errors import ConfigError, ManifestError
 from speechssl.label_efficiency.config import LabelEfficiencyConfig
 from speechssl.label_efficiency.trials import LabelSet, Trial
 from speechssl.manifest import Manifest, require_valid
@@ -63,6 +64,24 @@ def check_manifests(config: LabelEfficiencyConfig, sets: Sequence[LabelSet], *, 
     if audio:
         require_valid(*(labels.path for labels in sets), config.valid_manifest, *config.test_manifests.values())
     return _shared_texts(manifests[f"labels {sets[-1].name}"], tests)
+
+
+def check_decoders(config: LabelEfficiencyConfig) -> None:
+    """Refuse what would end the tests after days of training: options that are none, files that are not there.
+
+    Raises:
+        ConfigError: an option of `decoders` or `evaluate_options`, or a file that it names.
+    """
+    for name, values in {"evaluate_options": config.evaluate_options, **config.decoders}.items():
+        place = name if name == "evaluate_options" else f"decoders.{name}"
+        given = {**flatten(values), "checkpoint": "", "manifest": config.valid_manifest}
+        try:
+            found = load_config(evaluate.EvaluateConfig, None, given)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
+        for path in (found.beam.language_model, found.beam.lexicon):
+            if path is not None and not Path(path).exists():
+                raise ConfigError(f"{place}: there is no file {path}; make a language model by `speechssl lm`")
 
 
 def try_one_step(

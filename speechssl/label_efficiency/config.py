@@ -36,6 +36,9 @@ class LabelEfficiencyConfig:
         num_threads: of each run.
         gpus: devices to spread the runs over, e.g. 0 1 2 3; empty lets every run choose by itself.
         evaluate_options: options of `speechssl evaluate` for the tests, e.g. {decoder: beam}.
+        decoders: NAME: options of `speechssl evaluate` for one more test of every run by a beam search, e.g.
+            {words: {beam.language_model: words.arpa}}. For each encoder and size its two weights are tuned on
+            valid_manifest, by the run of the first seed.
         num_bootstrap: replicates of the bootstrap for the intervals.
         confidence: coverage of the intervals.
     """
@@ -59,6 +62,7 @@ class LabelEfficiencyConfig:
     num_threads: int = 1
     gpus: tuple[str, ...] = ()
     evaluate_options: Mapping[str, Any] = field(default_factory=dict)
+    decoders: Mapping[str, Any] = field(default_factory=dict)
     num_bootstrap: int = 2000
     confidence: float = 0.95
 
@@ -84,6 +88,13 @@ class LabelEfficiencyConfig:
                     f"own_learning_rates.{name}: {len(rates)} candidates where the others have"
                     f" {len(self.learning_rates)}; a fair comparison gives each as many"
                 )
+        for name, options in self.decoders.items():
+            if not name or "/" in name or not isinstance(options, Mapping):
+                example = "{words: {beam.language_model: words.arpa}}"
+                raise ConfigError(f"decoders: {name!r} must be a name with options, e.g. {example}")
+        tests = [test_name(test, decoder) for test in self.test_manifests for decoder in (None, *self.decoders)]
+        if len(set(tests)) < len(tests):
+            raise ConfigError(f"test_manifests and decoders: two results would have the same name of {' '.join(tests)}")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"confidence must be between 0 and 1, but is {self.confidence}")
 
@@ -109,3 +120,8 @@ class LabelEfficiencyConfig:
     def rates_of(self, encoder: str) -> tuple[float, ...]:
         """The candidates of an encoder."""
         return tuple(float(rate) for rate in self.own_learning_rates.get(encoder, self.learning_rates))
+
+
+def test_name(test: str, decoder: str | None) -> str:
+    """Of the results on a test manifest: its name, and that of the decoder where one of `decoders` was used."""
+    return test if decoder is None else f"{test}-{decoder}"

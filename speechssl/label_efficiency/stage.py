@@ -13,8 +13,8 @@ from speechssl.errors import ManifestError, TrainingError
 from speechssl.files import write_text
 from speechssl.jobs import Job, num_cores, run_jobs
 from speechssl.label_efficiency.analysis import Analysis, Metric, analyse, counts_by_unit
-from speechssl.label_efficiency.checks import DryRun, check_manifests, try_one_step
-from speechssl.label_efficiency.config import LabelEfficiencyConfig
+from speechssl.label_efficiency.checks import DryRun, check_decoders, check_manifests, try_one_step
+from speechssl.label_efficiency.config import LabelEfficiencyConfig, test_name
 from speechssl.label_efficiency.tables import markdown
 from speechssl.label_efficiency.trials import LabelSet, Trial, all_trials, choose, make_trial
 from speechssl.manifest import Manifest, subset_manifest
@@ -31,7 +31,10 @@ _METRICS: tuple[Metric, ...] = ("wer", "cer")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEfficiencyResult:
-    """Where the results stand, and the analysis of every test manifest by metric; `to_dict` is results.json."""
+    """Where the results stand, and the analysis of every test by metric; `to_dict` is results.json.
+
+    A test is called as its manifest, or MANIFEST-DECODER where it was read by one of `decoders`.
+    """
 
     output: Path
     analyses: Mapping[str, Mapping[str, Analysis]]
@@ -48,6 +51,7 @@ def run(config: LabelEfficiencyConfig) -> LabelEfficiencyResult:
     config.output.mkdir(parents=True, exist_ok=True)
     sets = label_sets(config)
     check_manifests(config, sets)
+    check_decoders(config)
     write_yaml(to_dict(config), config.output / CONFIG_FILE)
     _train(all_trials(config, sets, config.seeds[:1]), config)
     chosen = {(encoder, labels.name): _chosen(config, labels, encoder) for labels in sets for encoder in config.sources}
@@ -59,6 +63,7 @@ def run(config: LabelEfficiencyConfig) -> LabelEfficiencyResult:
     ]
     _train(repeats, config)
     _test(repeats, config)
+    _test_by_decoders(repeats, chosen, config)
     return summarize(config, sets, chosen)
 
 
@@ -71,6 +76,7 @@ def dry_run(config: LabelEfficiencyConfig) -> DryRun:
     config.output.mkdir(parents=True, exist_ok=True)
     sets = label_sets(config)
     warnings = check_manifests(config, sets, audio=True)
+    check_decoders(config)
     return try_one_step(config, sets, all_trials(config, sets, config.seeds[:1]), warnings)
 
 
@@ -106,7 +112,10 @@ def summarize(
     """Analyse the tests and write results.json and results.md."""
     analyses: dict[str, dict[str, Analysis]] = {}
     for test in config.test_manifests:
-        analyses[test] = {metric: _analyse(config, sets, chosen, test, metric) for metric in _METRICS}
+        for decoder in (None, *config.decoders):
+            analyses[test_name(test, decoder)] = {
+                metric: _analyse(config, sets, chosen, test, decoder, metric) for metric in _METRICS
+            }
     record = {
         "config": to_dict(config),
         "environment": _environment(),
@@ -120,6 +129,13 @@ def summarize(
             {"encoder": encoder, "labels": name, "rate": trial.rate, "at_edge": _at_edge(config, trial)}
             for (encoder, name), trial in chosen.items()
         ],
+        "decoders": {
+            decoder: [
+                {"encoder": encoder, "labels": name, **_weights(trial, decoder)}
+                for (encoder, name), trial in chosen.items()
+            ]
+            for decoder in config.decoders
+        },
         "tests": {test: {metric: asdict(found) for metric, found in by.items()} for test, by in analyses.items()},
     }
     write_text(config.output / RESULTS_FILE, json.dumps(_finite(record), indent=1, default=str) + "\n")
@@ -155,10 +171,44 @@ def _test(trials: Sequence[Trial], config: LabelEfficiencyConfig) -> None:
         for test, manifest in config.test_manifests.items()
         if not trial.tested(test) and trial.score(config.choose_by) < float("inf")
     ]
+    _run_all(jobs, config)
+
+
+def _test_by_decoders(
+    trials: Sequence[Trial], chosen: Mapping[tuple[str, str], Trial], config: LabelEfficiencyConfig
+) -> None:
+    """Tune each decoder once for every encoder and size, then test all seeds with it."""
+    _run_all(
+        [
+            trial.tune_job(decoder, config)
+            for decoder in config.decoders
+            for trial in chosen.values()
+            if not trial.tuned(decoder).exists()
+        ],
+        config,
+    )
+    jobs = [
+        trial.decoder_job(test, manifest, decoder, chosen[trial.encoder, trial.labels.name].tuned(decoder))
+        for decoder in config.decoders
+        for trial in trials
+        for test, manifest in config.test_manifests.items()
+        if not trial.tested(test, decoder) and trial.score(config.choose_by) < float("inf")
+    ]
+    _run_all(jobs, config)
+
+
+def _weights(trial: Trial, decoder: str) -> dict[str, Any]:
+    """What tuning came to: the weights, and the error rates that they were chosen by."""
+    found = json.loads(trial.tuned(decoder).read_text(encoding="utf-8"))
+    weights = {name: found["beam"][name] for name in ("lm_weight", "word_score")}
+    return {**weights, "valid_wer": found["wer"], "valid_cer": found["cer"]}
+
+
+def _run_all(jobs: Sequence[Job], config: LabelEfficiencyConfig) -> None:
     codes = _run(jobs, config)
     for job, code in zip(jobs, codes, strict=True):
         if code:
-            raise TrainingError(f"{job.name}: the test failed; see {job.log}")
+            raise TrainingError(f"{job.name}: it failed; see {job.log}")
 
 
 def _run(
@@ -214,6 +264,7 @@ def _analyse(
     sets: Sequence[LabelSet],
     chosen: Mapping[tuple[str, str], Trial],
     test: str,
+    decoder: str | None,
     metric: Metric,
 ) -> Analysis:
     runs, over = {}, "utterances"
@@ -221,10 +272,10 @@ def _analyse(
         counts = []
         for seed in config.seeds:
             repeat = make_trial(config, trial.labels, encoder, trial.rate, seed)
-            if not repeat.tested(test):
+            if not repeat.tested(test, decoder):
                 logger.warning("%s: failed, so it is not in the results", repeat.name)
                 continue
-            over, found = counts_by_unit(_rows(repeat.test_folder(test) / UTTERANCES_FILE), metric)
+            over, found = counts_by_unit(_rows(repeat.test_folder(test, decoder) / UTTERANCES_FILE), metric)
             counts.append(found)
         if counts:
             runs[encoder, name] = counts

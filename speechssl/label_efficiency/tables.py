@@ -13,6 +13,8 @@ def markdown(record: Mapping[str, Any], analyses: Mapping[str, Mapping[str, Anal
     for test, by_metric in analyses.items():
         parts += [f"## {test}", curve_table(by_metric), difference_table(by_metric), saving_table(by_metric["wer"])]
     parts += ["## Sweep on the validation manifest", sweep_table(record)]
+    if record["decoders"]:
+        parts += ["## Weights of the beam search, tuned on the validation manifest", decoder_table(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -71,6 +73,18 @@ def sweep_table(record: Mapping[str, Any]) -> str:
         )
         rows.append([row["labels"], row["encoder"], f"{row['rate']:g}", *figures, mark])
     return table(["labels", "encoder", "learning rate", "best update", "dev CER", "dev WER", ""], rows)
+
+
+def decoder_table(record: Mapping[str, Any]) -> str:
+    """The weights of every decoder, and the rates that they were chosen by."""
+    titles = ["decoder", "labels", "encoder", "language model", "word score", "dev WER", "dev CER"]
+    rows = [
+        [decoder, row["labels"], row["encoder"], f"{row['lm_weight']:g}", f"{row['word_score']:g}"]
+        + [percent(row["valid_wer"]), percent(row["valid_cer"])]
+        for decoder, found in record["decoders"].items()
+        for row in found
+    ]
+    return table(titles, rows)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

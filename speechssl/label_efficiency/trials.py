@@ -9,11 +9,12 @@ from typing import Any
 from speechssl.config import flatten
 from speechssl.files import write_text
 from speechssl.jobs import Job
-from speechssl.label_efficiency.config import LabelEfficiencyConfig
+from speechssl.label_efficiency.config import LabelEfficiencyConfig, test_name
 from speechssl.training.records import read_metrics
 
 TRIAL_FILE = "trial.json"
 RESULT_FILE = "result.json"
+DECODER_FILE = "decoder.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,25 +89,37 @@ class Trial:
         best = None if outcome is None else outcome["best"]
         return float("inf") if best is None or best[choose_by] is None else float(best[choose_by])
 
-    def test_folder(self, test: str) -> Path:
+    def test_folder(self, test: str, decoder: str | None = None) -> Path:
         """Where the results on a test manifest stand."""
-        return self.folder / f"test-{test}"
+        return self.folder / f"test-{test_name(test, decoder)}"
 
     def test_job(self, test: str, manifest: str, config: LabelEfficiencyConfig) -> Job:
         """The command that tests its best checkpoint."""
-        folder = self.test_folder(test)
-        words = ["evaluate", "--checkpoint", str(self.folder), "--manifest", manifest, "--output", str(folder)]
-        words += options(config.evaluate_options)
-        return Job(
-            name=f"{self.name}, {test}",
-            words=words,
-            log=folder.with_name(f"{folder.name}.log"),
-            status=lambda: "recognising",
-        )
+        return self._evaluation(test, manifest, self.test_folder(test), options(config.evaluate_options))
 
-    def tested(self, test: str) -> bool:
+    def tuned(self, decoder: str) -> Path:
+        """Where the weights stand that this run chose for one of `decoders`."""
+        return self.folder / f"tuned-{decoder}" / DECODER_FILE
+
+    def tune_job(self, decoder: str, config: LabelEfficiencyConfig) -> Job:
+        """The command that finds the weights of one of `decoders` on the validation manifest."""
+        words = ["--tune", "true", *options(config.decoders[decoder])]
+        folder = self.tuned(decoder).parent
+        return self._evaluation(f"weights of {decoder}", str(config.valid_manifest), folder, words)
+
+    def decoder_job(self, test: str, manifest: str, decoder: str, tuned: Path) -> Job:
+        """The command that tests its best checkpoint by one of `decoders`, with the weights in `tuned`."""
+        folder = self.test_folder(test, decoder)
+        return self._evaluation(f"{test} by {decoder}", manifest, folder, ["--decoder", str(tuned)])
+
+    def tested(self, test: str, decoder: str | None = None) -> bool:
         """Whether the results on a test manifest are there."""
-        return (self.test_folder(test) / RESULT_FILE).exists()
+        return (self.test_folder(test, decoder) / RESULT_FILE).exists()
+
+    def _evaluation(self, what: str, manifest: str, folder: Path, more: Sequence[str]) -> Job:
+        words = ["evaluate", "--checkpoint", str(self.folder), "--manifest", manifest, "--output", str(folder), *more]
+        log = folder.with_name(f"{folder.name}.log")
+        return Job(name=f"{self.name}, {what}", words=words, log=log, status=lambda: "recognising")
 
 
 def options(values: Mapping[str, Any], prefix: str = "--") -> list[str]:

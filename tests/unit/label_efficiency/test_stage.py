@@ -97,6 +97,55 @@ def test_the_whole_experiment_and_again_without_training(
     assert (config.output / "test-wer.png").stat().st_size > 1000
 
 
+def test_a_decoder_is_tuned_once_for_an_encoder_and_size_and_tests_every_run(
+    config: LabelEfficiencyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("ab ba\nba bab\nab bab b\n" * 3)
+    assert main(["lm", str(texts), "--order", "2", "--output", str(tmp_path / "words.arpa")]) == 0
+    config = replace(
+        config,
+        encoders=config.encoders[1:],
+        own_options={},
+        minutes=(1 / 20,),
+        learning_rates=(1e-3,),
+        decoders={"words": {"beam.language_model": str(tmp_path / "words.arpa"), "beam.beam_size": 4}},
+    )
+    record = run(config).to_dict
+    first, second = (config.output / f"runs/0.05min/pre-lr0.001-seed{seed}" for seed in (1, 2))
+    assert (first / "tuned-words/decoder.json").exists() and not (second / "tuned-words").exists()
+    weights = json.loads((first / "tuned-words/decoder.json").read_text())["beam"]
+    used = json.loads((second / "test-test-words/result.json").read_text())
+    assert used["beam"]["lm_weight"] == weights["lm_weight"] == record["decoders"]["words"][0]["lm_weight"]
+    points = record["tests"]["test-words"]["wer"]["points"]
+    assert points[0]["seed_rates"][1] == json.loads((second / "test-test-words/result.json").read_text())["wer"]
+    assert (
+        "## test-words" in (text := (config.output / "results.md").read_text()) and "| words | 0.05min | pre |" in text
+    )
+
+    def refuse(jobs: list[object], **settings: object) -> list[int]:
+        assert not jobs, "something was run again"
+        return []
+
+    monkeypatch.setattr(stage_module, "run_jobs", refuse)
+    assert run(config).to_dict["tests"] == record["tests"]
+
+
+@pytest.mark.parametrize(
+    ("decoders", "message"),
+    [
+        ({"words": {"beam.language_model": "nowhere.arpa"}}, "decoders.words: there is no file nowhere.arpa"),
+        ({"words": {"beam.width": 5}}, "decoders.words: .*width"),
+    ],
+)
+def test_a_decoder_that_would_fail_after_training_is_refused_before(
+    config: LabelEfficiencyConfig, decoders: dict[str, dict[str, object]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(replace(config, decoders=decoders))
+    assert not (config.output / "runs").exists()
+
+
 def test_label_sets_are_nested_and_written(config: LabelEfficiencyConfig) -> None:
     small, large = label_sets(config)
     assert (small.name, small.num_utterances, large.num_utterances) == ("0.0166667min", 2, 6)
@@ -157,6 +206,8 @@ def test_label_sets_that_are_not_nested_are_refused(config: LabelEfficiencyConfi
         ({"own_learning_rates": {"pre": [1e-4]}}, "1 candidates where the others have 2"),
         ({"own_options": {"other": {}}}, "there is no such encoder; they are scratch, pre"),
         ({"test_manifests": {}}, "give at least one as NAME: MANIFEST"),
+        ({"decoders": {"words": "words.arpa"}}, "decoders: 'words' must be a name with options"),
+        ({"decoders": {"a": {}}, "test_manifests": {"x": "x", "x-a": "y"}}, "two results would have the same name"),
     ],
 )
 def test_a_configuration_that_cannot_be_fair_is_refused(
