@@ -113,7 +113,8 @@ def build_manifest(
     paths without their extension; of several folders, the paths from the folder that holds them all.
 
     With an output, what the headers say is kept beside it (`.NAME.headers`): a build that was interrupted goes on where
-    it was, and a later one opens only recordings that are new or have another size or time of change.
+    it was, and a later one opens only recordings that are new or have another size or time of change. So it is with
+    whole tar shards (`.NAME.shards`).
 
     Args:
         source: A folder of recordings or of tar shards, a URL of either such as `s3://bucket/shards/`, or the name of a
@@ -169,9 +170,15 @@ def _build(
         common, contents = read_folders([Path(folder) for folder in sources], transcripts, language)
         return _build_from_contents(contents, common, journal, num_workers, progress)
     if storage.is_storage(source):
-        return storage.build_from_storage(
-            source, transcripts=transcripts, language=language, num_workers=num_workers, progress=progress
-        )
+        shard_journal = None if journal is None else storage.journal_beside(journal)
+        try:
+            return storage.build_from_storage(
+                source, transcripts=transcripts, language=language, journal=shard_journal, num_workers=num_workers,
+                progress=progress,
+            )  # fmt: skip
+        finally:
+            if shard_journal is not None:
+                shard_journal.close()
     if Path(source).is_dir():
         if parts:
             raise ManifestError(f"{source}: --parts is for corpora that have a card, not for folders")

@@ -1,7 +1,5 @@
 """What recordings' headers say, kept beside a manifest: an interrupted build goes on, a later one reads what is new."""
 
-import errno
-import fcntl
 import io
 import logging
 import os
@@ -16,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from speechssl.errors import ManifestError
 from speechssl.manifest.hashing import Hashes, count_distinct, hash_values
+from speechssl.manifest.locked import open_locked
 
 logger = logging.getLogger(__name__)
 
@@ -152,20 +150,7 @@ class HeaderJournal:
         return self._opened
 
     def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-                file.close()
-                raise ManifestError(
-                    f"{self.path}: another build of the same manifest is running; wait for it, or name another output"
-                ) from None
-            logger.debug("%s: cannot be locked: %s", self.path, error)  # a file system without locks
-        if self.fresh:
-            file.truncate(0)
-        self._opened = file
+        self._opened = open_locked(self.path, fresh=self.fresh)
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         """All whole batches; `_end` is where the last one ends."""

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from speechssl.audio import AUDIO_EXTENSIONS, is_url, remote
 from speechssl.errors import ManifestError
 from speechssl.manifest.build import BuildResult, Recording, build_from_recordings
+from speechssl.manifest.header_journal import HeaderJournal
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.scan import Progress, default_num_workers
 from speechssl.manifest.shards.index import COMPRESSED_EXTENSIONS, build_from_shards
+from speechssl.manifest.shards.journal import ShardJournal
 from speechssl.manifest.shards.storage import StoredFile, list_files
 from speechssl.manifest.shards.threads import in_order
 from speechssl.manifest.table import Manifest
@@ -37,18 +39,25 @@ def is_storage(source: str) -> bool:
     return False
 
 
+def journal_beside(headers: HeaderJournal) -> ShardJournal:
+    """Where the shards' contents are kept, beside the headers of plain recordings: `.NAME.shards`."""
+    return ShardJournal(headers.path.with_suffix(".shards"), fresh=headers.fresh)
+
+
 def build_from_storage(
     source: str,
     *,
     transcripts: str | os.PathLike[str] | None = None,
     language: str | None = None,
+    journal: ShardJournal | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
     """A manifest of tar shards, or of the recordings below a URL, whose headers alone are fetched.
 
     Texts come from where `build_manifest` looks for them in a folder: `transcripts`, else a `transcripts.tsv` or `.csv`
-    at the URL, else a `.txt` beside each recording. With both shards and recordings, the recordings are taken.
+    at the URL, else a `.txt` beside each recording. With both shards and recordings, the recordings are taken. What
+    is in the shards is kept in the `journal`.
 
     Raises:
         ManifestError: nothing is there, or nothing of it can be used.
@@ -59,7 +68,7 @@ def build_from_storage(
     if not recordings:
         if transcripts is not None:
             raise ManifestError(f"{source}: shards bring their own texts; --transcripts is for folders of recordings")
-        return build_from_shards(source, language=language, num_workers=num_workers, progress=progress)
+        return build_from_shards(source, language=language, journal=journal, num_workers=num_workers, progress=progress)
     root = source.rstrip("/")
     if [file.name for file in files] == [root.rpartition("/")[2]]:  # the source is a recording itself
         root = root.rpartition("/")[0]

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,8 +13,9 @@ from speechssl.errors import ManifestError
 from speechssl.manifest.build import BuildResult
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.scan import Progress, default_num_workers
+from speechssl.manifest.shards.journal import IndexedShard, ShardJournal
 from speechssl.manifest.shards.samples import as_text, index_shard
-from speechssl.manifest.shards.storage import list_files
+from speechssl.manifest.shards.storage import StoredFile, list_files
 from speechssl.manifest.shards.threads import in_order
 from speechssl.manifest.table import Manifest
 
@@ -25,6 +26,7 @@ def build_from_shards(
     source: str | os.PathLike[str],
     *,
     language: str | None = None,
+    journal: ShardJournal | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -36,8 +38,10 @@ def build_from_shards(
     `shard_manifest` writes make a row each. What is damaged, refused or without audio is counted with its reason, the
     rest is kept.
 
+    With a journal a shard is noted as soon as it is read, and one that has not changed is not opened again.
+
     Raises:
-        ManifestError: no shards, compressed ones, or nothing in them can be used.
+        ManifestError: no shards, compressed ones, or nothing in them can be used; or the journal is in use.
         UnreachableError: storage could not be reached.
     """
     source = os.fspath(source)
@@ -49,14 +53,10 @@ def build_from_shards(
         raise ManifestError(f"{source}: holds no tar shards; {hint}")
     reason = "is compressed, so that its members cannot be read at random; unpack it to .tar"
     skipped = [(name, reason) for name in packed]
-    tables = []
-    work = partial(index_shard, is_remote=is_url(source))
-    for done, found in enumerate(in_order(work, shards, num_workers or default_num_workers()), start=1):
-        skipped += found.skipped
-        if found.rows:
-            tables.append(found.table())
-        if progress is not None:
-            progress(done, len(shards))
+    known = {} if journal is None else journal.find(shards)
+    indexed = _index_all(shards, known, journal, is_url(source), num_workers or default_num_workers(), progress)
+    tables = [found.table for found in indexed if found.table is not None]
+    skipped += [left for found in indexed for left in found.skipped]
     if not tables:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3]) or "there is no audio in them"
         raise ManifestError(f"{source}: none of {len(shards)} shards holds a recording that can be used: {reasons}")
@@ -64,8 +64,40 @@ def build_from_shards(
     if language is not None and "language" not in table.column_names:
         table = table.append_column("language", pa.array([language] * len(table), STRING))
     folder = None if is_url(source) else os.path.dirname(source) if os.path.isfile(source) else source
-    notes = [f"{len(shards)} shards"]
+    notes = [f"{len(shards)} shards" + (f", {len(known)} known from an earlier build" if known else "")]
     return BuildResult(manifest=Manifest(table, folder), skipped=tuple(skipped), notes=tuple(notes))
+
+
+def _index_all(
+    shards: Sequence[StoredFile],
+    known: Mapping[str, IndexedShard],
+    journal: ShardJournal | None,
+    is_remote: bool,
+    num_workers: int,
+    progress: Progress | None,
+) -> list[IndexedShard]:
+    """What is in each shard, in order; those that are not `known` are read, and noted if they were read to the end."""
+    others = [shard for shard in shards if shard.name not in known]
+    reading = in_order(partial(index_shard, is_remote=is_remote), others, num_workers)
+    indexed: list[IndexedShard] = []
+    whole: list[tuple[StoredFile, IndexedShard]] = []
+    for done, shard in enumerate(shards, start=1):
+        found = known.get(shard.name)
+        if found is not None:
+            whole.append((shard, found))
+        else:
+            read = next(reading)
+            found = IndexedShard(table=read.table() if read.rows else None, skipped=tuple(read.skipped))
+            if read.is_whole:
+                whole.append((shard, found))
+                if journal is not None:
+                    journal.add(shard, found)
+        indexed.append(found)
+        if progress is not None:
+            progress(done, len(shards))
+    if journal is not None:
+        journal.finish(whole)
+    return indexed
 
 
 def _join(tables: Sequence[pa.Table]) -> pa.Table:

@@ -30,6 +30,8 @@ class FoundInShard:
     path: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    is_whole: bool = True
+    """Whether the scan came to the shard's end; if not, another one may find more."""
 
     def leave_out(self, member: str, reason: str) -> None:
         """Count a member, or the whole shard where `member` is empty, with the reason."""
@@ -63,6 +65,7 @@ def index_shard(shard: StoredFile, *, is_remote: bool) -> FoundInShard:
     except UnreachableError:
         raise
     except (AudioError, ManifestError) as error:
+        found.is_whole = False
         found.leave_out("", str(error).removeprefix(f"{shard.path}: "))
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from speechssl.audio import RecordingError, is_url, remote
 from speechssl.audio.windows import BUFFER_BYTES, RemoteWindow
@@ -17,11 +17,15 @@ from speechssl.errors import ManifestError
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file below a folder: `path` opens it, `name` is relative to the folder with `/`, `num_bytes` its size."""
+    """A file below a folder: `path` opens it, `name` is relative to the folder with `/`, `num_bytes` its size.
+
+    `version` changes when the file does: the time of change, or the tag that a store gives; None where none is known.
+    """
 
     path: str
     name: str
     num_bytes: int
+    version: str | None = None
 
 
 def list_files(source: str) -> list[StoredFile]:
@@ -133,7 +137,7 @@ class OutputFolder:
 
 def _list_local(source: Path) -> Iterator[StoredFile]:
     if source.is_file():
-        yield StoredFile(path=str(source), name=source.name, num_bytes=source.stat().st_size)
+        yield _stored(str(source), source.name)
         return
     if not source.is_dir():
         raise ManifestError(f"{source}: no such file or folder; check the path")
@@ -143,7 +147,12 @@ def _list_local(source: Path) -> Iterator[StoredFile]:
             path = os.path.join(directory, name)
             if os.path.isfile(path):
                 relative = os.path.relpath(path, source).replace(os.sep, "/")
-                yield StoredFile(path=path, name=relative, num_bytes=os.path.getsize(path))
+                yield _stored(path, relative)
+
+
+def _stored(path: str, name: str) -> StoredFile:
+    status = os.stat(path)
+    return StoredFile(path=path, name=name, num_bytes=status.st_size, version=str(status.st_mtime_ns))
 
 
 def _list_remote(source: str, *, may_be_absent: bool = False) -> list[StoredFile]:
@@ -164,5 +173,13 @@ def _list_remote(source: str, *, may_be_absent: bool = False) -> list[StoredFile
         url = path if is_url(path) else f"{source.partition('://')[0]}://{path.lstrip('/')}"
         if info.get("type") != "directory":
             num_bytes = info["size"] if info.get("size") is not None else remote.size(url)
-            stored.append(StoredFile(path=url, name=relative, num_bytes=int(num_bytes)))
+            stored.append(StoredFile(path=url, name=relative, num_bytes=int(num_bytes), version=_version(info)))
     return stored
+
+
+def _version(info: dict[str, Any]) -> str | None:
+    """From what an fsspec file system tells about a file: S3 has ETag, GCS etag, others a time."""
+    for name in ("ETag", "etag", "LastModified", "last_modified", "mtime", "created"):
+        if info.get(name):
+            return f"{name} {info[name]}"
+    return None

@@ -166,6 +166,7 @@ def test_a_build_that_is_killed_goes_on_where_it_was(
     workers = {int(word) for word in pids.read_text().split()}
     wait_until(lambda: not any(runs(pid) for pid in workers))  # nor do its workers live on
     assert not output.exists()
+    monkeypatch.setattr(audio, "probe", probe)  # no more waiting
     before = opened()
     result = build_manifest(many, output=output, num_workers=2)
     after = opened()
