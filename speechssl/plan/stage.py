@@ -1,9 +1,11 @@
 """`run(PlanConfig(training=Path("pretrain.yaml"), gpu_memory="80GB"))`: measure a few small updates, and say what is to
 come.
 
-Time and memory of an update grow linearly with the number of clips in it, so two sizes that are quick to measure give
-the others. What clips of another length would take is not guessed: the measured clips have the length of those that
-are to come.
+Time of an update, and memory at each of its moments, grow linearly with the number of clips in it, so two sizes that
+are quick to measure give the others; the most memory is the largest of those lines. What clips of another length would
+take is not guessed: the measured clips have the length of those that are to come. No layer is dropped while measuring:
+some updates of the training drop none, and those need the most memory; its mean time is less by the dropped layers'
+share of the operations.
 """
 
 import logging
@@ -18,10 +20,11 @@ from typing import Any
 import torch
 
 from speechssl.config import flatten, from_dict, read_yaml
+from speechssl.encoder import EncoderConfig
 from speechssl.errors import ConfigError
 from speechssl.finetune import FinetuneConfig
 from speechssl.plan.flops import StepFlops, step_flops
-from speechssl.plan.measure import Measured, StepMeter
+from speechssl.plan.measure import Measured, StepMeter, joined
 from speechssl.plan.tasks import Planned, plan_finetuning, plan_pretraining
 from speechssl.pretrain import PretrainConfig
 
@@ -41,7 +44,7 @@ class PlanConfig:
         overrides: values that replace the file's, as `--overrides.data.batch_seconds 60`.
         gpu_memory: memory to fit into, as 80GB or 24GiB; null takes that of the device, on the CPU what is free now.
         clip_seconds: length of a clip; null takes the longest that training cuts to, or that the manifest has.
-        num_steps: timed updates at each of the two sizes.
+        num_steps: timed updates at each of the two sizes, more where a second allows.
         largest_share: the larger measured batch is at most this share of the configured one.
         tflops: 10^12 operations a second that another device sustains, for its hours; null gives those of this one.
         device: where the updates are measured; `auto` takes a GPU where there is one.
@@ -69,11 +72,12 @@ class PlanConfig:
 class Plan:
     """The prediction.
 
-    `parameters` by part; `flops` of one clip; `state_bytes` of weights, gradients and optimizer; `bytes_per_clip` of
-    activations; `measured` is what it rests on. `step_seconds` (and `step_cpu_seconds`, which tell more where cores are
-    shared) and `peak_bytes` are of the configured batch of `num_clips`; `hours` of the whole training on the measured
-    device (or at `tflops`), waiting for data and validation not counted. `largest_num_clips` is what fits into
-    `memory_bytes` but for a reserve.
+    `parameters` by part; `flops` of one clip; `state_bytes` of weights, gradients and optimizer. `memory_lines` are
+    those of an update's moments, as (bytes of no clip, bytes of a clip); `fixed_bytes` and `bytes_per_clip`, of
+    activations, are the line of the moment of most memory. `measured` is what all rests on. `step_seconds` (and
+    `step_cpu_seconds`, which tell more where cores are shared) and `peak_bytes` are of the configured batch of
+    `num_clips`; `hours` of the whole training on the measured device (or at `tflops`), waiting for data and validation
+    not counted. `largest_num_clips` is what fits into `memory_bytes` but for a reserve.
     """
 
     stage: str
@@ -95,6 +99,7 @@ class Plan:
     memory_bytes: int
     largest_num_clips: int
     measured: tuple[Measured, ...]
+    memory_lines: tuple[tuple[float, float], ...]
     audio_hours: float
     epochs: float | None
 
@@ -110,11 +115,13 @@ class Plan:
 
     def peak_bytes_of(self, num_clips: int) -> float:
         """Predicted for a batch of another size."""
-        return self.fixed_bytes + self.bytes_per_clip * num_clips
+        return _at(_highest(self.memory_lines, num_clips), num_clips)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON; without the phases that `memory_lines` are made of."""
         values = asdict(self)
+        for one in values["measured"]:
+            del one["phases"]
         values["flops_per_audio_second"] = self.flops_per_audio_second
         values["largest_batch_seconds"] = self.largest_batch_seconds
         return values
@@ -132,23 +139,23 @@ def run(config: PlanConfig, *, progress: Callable[[int, int], None] | None = Non
     device = planned.device
     meter = StepMeter(planned.task, planned.training, device)
     sizes = measured_sizes(num_clips, config.largest_share)
-    measured = []
-    for place, size in enumerate(sizes):
-        measured.append(meter.measure(planned.batch_maker(size), size, num_steps=config.num_steps))
-        if progress is not None:
-            progress(place + 1, len(sizes))
+    for module in planned.task.modules.values():
+        for part in module.modules():
+            if hasattr(part, "layer_drop"):
+                part.layer_drop = 0.0
+    makers = [(size, planned.batch_maker(size)) for size in sizes]
+    measured = meter.measure_sizes(makers, num_steps=config.num_steps, progress=progress)
     state_bytes = meter.state_bytes()
-    fixed, each = fit([(one.num_clips, one.peak_bytes) for one in measured], least=0.0)
-    start, pace = fit([(one.num_clips, one.seconds) for one in measured], least=0.0)
-    cpu_start, cpu_pace = fit([(one.num_clips, one.cpu_seconds) for one in measured], least=0.0)
+    lines = memory_lines(measured)
+    fixed, each = _highest(lines, num_clips)
     memory = parse_memory(config.gpu_memory) if config.gpu_memory else free_memory(device)
-    largest = math.floor((memory * (1 - RESERVE) - fixed) / each) if each > 0 else 0
+    usable = memory * (1 - RESERVE)
+    largest = min((math.floor((usable - line[0]) / line[1]) for line in lines if line[1] > 0), default=0)
     steps, accumulation = planned.training.max_steps, planned.training.accumulation_steps
-    step_seconds = (start + pace * num_clips) * accumulation
-    flops = step_flops(
-        planned.encoder, round(clip_seconds * planned.encoder.sample_rate), objective=planned.objective,
-        num_labels=planned.num_labels,
-    )  # fmt: skip
+    flops = _flops(planned, planned.encoder)
+    share = flops.training / _flops(planned, replace(planned.encoder, layer_drop=0.0)).training * accumulation
+    step_seconds = share * _at(fit([(one.num_clips, one.seconds) for one in measured], least=0.0), num_clips)
+    cpu_seconds = share * _at(fit([(one.num_clips, one.cpu_seconds) for one in measured], least=0.0), num_clips)
     audio_hours = steps * accumulation * num_clips * clip_seconds / 3600
     total_flops = flops.training * num_clips * accumulation * steps
     return Plan(
@@ -163,14 +170,15 @@ def run(config: PlanConfig, *, progress: Callable[[int, int], None] | None = Non
         state_bytes=state_bytes,
         fixed_bytes=fixed,
         bytes_per_clip=each,
-        peak_bytes=fixed + each * num_clips,
+        peak_bytes=_at((fixed, each), num_clips),
         step_seconds=step_seconds,
-        step_cpu_seconds=(cpu_start + cpu_pace * num_clips) * accumulation,
+        step_cpu_seconds=cpu_seconds,
         hours=steps * step_seconds / 3600,
         hours_at_tflops=None if config.tflops is None else total_flops / (config.tflops * 1e12) / 3600,
         memory_bytes=memory,
         largest_num_clips=max(0, largest),
         measured=tuple(measured),
+        memory_lines=lines,
         audio_hours=audio_hours,
         epochs=None if planned.corpus_seconds is None else audio_hours * 3600 / planned.corpus_seconds,
     )
@@ -207,6 +215,33 @@ def fit(points: list[tuple[int, float]], *, least: float) -> tuple[float, float]
     slope = (y1 - y0) / (x1 - x0)
     start = y1 - slope * x1
     return (start, slope) if start >= least else (least, (y1 - least) / x1)
+
+
+def memory_lines(measured: list[Measured]) -> tuple[tuple[float, float], ...]:
+    """The lines of all phases of two measured updates, without those that are never the highest."""
+    few, many = measured
+    lines = {
+        fit([(few.num_clips, first), (many.num_clips, second)], least=0.0)
+        for _, first, second in joined(few.phases, many.phases)
+    }
+    kept: list[tuple[float, float]] = []
+    for line in sorted(lines, reverse=True):  # the highest beginnings first: another must climb faster to ever pass it
+        if not kept or line[1] > max(each for _, each in kept):
+            kept.append(line)
+    return tuple(kept)
+
+
+def _highest(lines: tuple[tuple[float, float], ...], num_clips: int) -> tuple[float, float]:
+    return max(lines, key=lambda line: _at(line, num_clips))
+
+
+def _at(line: tuple[float, float], num_clips: int) -> float:
+    return line[0] + line[1] * num_clips
+
+
+def _flops(planned: Planned, encoder: EncoderConfig) -> StepFlops:
+    num_samples = round(planned.clip_seconds * encoder.sample_rate)
+    return step_flops(encoder, num_samples, objective=planned.objective, num_labels=planned.num_labels)
 
 
 def parse_memory(text: str) -> int:
