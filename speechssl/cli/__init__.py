@@ -1,7 +1,8 @@
 """The `speechssl` command: choose, parse, call, print, exit code.
 
 Exit codes: 0 done, 1 the data or the run failed, 2 the input is wrong; 130 and 143 after Ctrl-C and SIGTERM. Each
-command's module is imported only when that command is called, so that `speechssl --help` is quick.
+command's module is imported only when that command is called, so that `speechssl --help` is quick; and not for its
+`--help` either, which is stored (`speechssl.cli.help`).
 """
 
 import difflib
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from speechssl import __version__
+from speechssl.cli.help import stored_help
 from speechssl.errors import ConfigError, SpeechSSLError
 
 __all__ = ["main"]
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
+        width = max(len(name) for name in COMMANDS)  # `map` is a module of this package once it was called
         lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
         print(USAGE.format(commands="commands:\n" + "\n".join(lines)), end="")
         return 0
@@ -111,6 +113,10 @@ def _run(words: list[str]) -> int:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
         raise ConfigError(f"there is no command '{words[0]}'; {hint}")
+    help_text = stored_help(words)
+    if help_text is not None:
+        print(help_text, end="")
+        return 0
     module, function = COMMANDS[words[0]].home.split(":")
     code: int = getattr(import_module(module), function)(words[1:])
     return code

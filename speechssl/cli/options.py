@@ -1,14 +1,12 @@
 """From command-line words to a stage's configuration.
 
 Values are converted by `speechssl.config`, the same way for files and for options, so that both give the same errors;
-jsonargparse describes the dataclass for `--help`.
+`speechssl.cli.help` describes the dataclass for `--help`.
 """
 
-import argparse
 import dataclasses
 import difflib
 import json
-import re
 import sys
 import types
 import typing
@@ -17,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
+from speechssl.cli.help import HELP_WORDS
+from speechssl.cli.help.describe import AS_JSON, describe
 from speechssl.config import load_config, to_dict
 from speechssl.config.yaml_file import dump_yaml
 from speechssl.errors import ConfigError
@@ -58,8 +58,9 @@ def stage_config(
     Raises:
         ConfigError: an option or value is wrong.
     """
-    if "-h" in words or "--help" in words:
-        print_help(command, config_class, example=example, summary=summary, positionals=positionals)
+    if AS_JSON in words or any(word in words for word in HELP_WORDS):
+        text = describe(command, config_class, example=example, summary=summary, positionals=positionals)
+        sys.stdout.write(text.to_json() if AS_JSON in words else text.laid_out())
         return None
     split = _split_words(command, config_class, words)
     assignments = split.assignments + _assign_positionals(command, config_class, split.positionals, positionals)
@@ -80,33 +81,6 @@ def nearest_option(name: str, known: Sequence[str]) -> str:
         return ""
     best = near[0] if near[0] in known else next(key for key in known if key.rpartition(".")[2] == near[0])
     return f"; did you mean --{best}?"
-
-
-def print_help(
-    command: str, config_class: type[Any], *, example: str, summary: str, positionals: Sequence[str] = ()
-) -> None:
-    """Help of a stage, from the docstrings and types of its configuration."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
-
-    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the line breaks of the example."""
-
-    words = " ".join(name.upper() for name in positionals)
-    parser = ArgumentParser(
-        prog=f"speechssl {command}",
-        usage=f"speechssl {command} {words + ' ' if words else ''}[--config FILE] [--key value ...] [--print_config]",
-        description=summary,
-        epilog="example:\n" + "\n".join(f"  {line}" for line in example.splitlines()),
-        formatter_class=Formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the keys below; options override it")
-    parser.add_argument("--print_config", action="store_true", help="print the resulting configuration and exit")
-    parser.add_class_arguments(config_class, None)
-    for action in parser._actions:
-        if action.metavar == "CONFIG":  # nested configurations come from --config, or key by key
-            action.help = argparse.SUPPRESS
-    sys.stdout.write(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", parser.format_help()))
 
 
 def _split_words(command: str, config_class: type[Any], words: Sequence[str]) -> _Words:

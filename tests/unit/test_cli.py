@@ -14,6 +14,8 @@ import pytest
 import soundfile
 
 from speechssl.cli import COMMANDS, main
+from speechssl.cli.help import TEXTS, text_path
+from speechssl.cli.help.describe import commands, described
 from speechssl.cli.manifests.registry import SUBCOMMANDS
 from speechssl.cli.manifests.split import SplitOptions
 from speechssl.cli.manifests.subset import SubsetOptions
@@ -50,6 +52,29 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "False"
     assert time.perf_counter() - start < 1.5
     assert all(f"  {name}" in done.stdout for name in COMMANDS)
+
+
+def test_help_of_every_command_imports_no_torch() -> None:
+    code = (
+        "import sys; from speechssl.cli import main; from speechssl.cli.help.describe import commands\n"
+        "codes = [main([*name.split(), '--help']) for name in [*commands(), 'manifest']]\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'pandas', 'scipy', 'jsonargparse'} & set(sys.modules)\n"
+        "print(set(codes), sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "{0} []"
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_stored_help_is_that_of_the_code(command: str, run: Run) -> None:
+    path = text_path(command.split())
+    assert path.read_text(encoding="utf-8") == described(command), "run python -m speechssl.cli.help"
+    # asked for together with other words, the help is made from the code
+    assert run(*command.split(), "--help", "--print_config")[1] == run(*command.split(), "--help")[1]
+
+
+def test_no_help_is_stored_of_what_is_no_command() -> None:
+    assert {path.name for path in TEXTS.iterdir()} == {text_path(command.split()).name for command in commands()}
 
 
 def test_no_word_prints_the_help_too(run: Run) -> None:
