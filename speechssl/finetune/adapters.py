@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr import VOCABULARY_FILE, CtcModel, HeadInput, load_vocabulary
+from speechssl.encoder import SpeechEncoder
 from speechssl.errors import CheckpointError
 from speechssl.finetune.config import AdapterConfig, FinetuneConfig
 from speechssl.interop import load_encoder
@@ -23,6 +24,7 @@ from speechssl.nn.lora import add_adapters, merge_adapters
 
 ADAPTERS_FILE = "adapters.safetensors"
 DESCRIPTION_FILE = "adapters.json"
+_KEYS = {"adapters", "pretrained", "pretrained_checksum", "normalizer", "head_dropout", "head_input"}
 _VERSION = 1
 
 
@@ -80,6 +82,28 @@ def load_adapters(source: str | Path, *, pretrained: str | None = None) -> CtcMo
             f"{directory}: the adapters were made for other weights than those of {name} (checksum "
             f"{description['pretrained_checksum']}); give the encoder that they were trained on as pretrained"
         )
+    try:
+        model = _described(encoder, directory, description)
+        missing, unknown = model.load_state_dict(tensors, strict=False)
+    except (TypeError, ValueError, RuntimeError) as error:  # a value of another type; tensors of another shape
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch lists every tensor
+        raise CheckpointError(
+            f"{directory}: {DESCRIPTION_FILE} and {ADAPTERS_FILE} do not go together or were changed ({reason}); copy "
+            "both from one checkpoint"
+        ) from error
+    absent = [name for name in missing if name.endswith((".down", ".up")) or not name.startswith("encoder.")]
+    if absent or unknown:
+        raise CheckpointError(
+            f"{directory / ADAPTERS_FILE}: does not fit {DESCRIPTION_FILE} beside it: missing {absent[:3]}, unknown "
+            f"{unknown[:3]}; copy both files from one checkpoint"
+        )
+    merged = merge_adapters(model)
+    assert isinstance(merged, CtcModel)
+    return merged.eval()
+
+
+def _described(encoder: SpeechEncoder, directory: Path, description: Mapping[str, Any]) -> CtcModel:
+    """The recogniser as it was trained, with adapters beside the encoder's weights."""
     adapters = AdapterConfig(**description["adapters"])
     model = CtcModel(
         encoder,
@@ -96,16 +120,7 @@ def load_adapters(source: str | Path, *, pretrained: str | None = None) -> CtcMo
         targets=adapters.targets,
         seed=0,
     )
-    missing, unknown = model.load_state_dict(tensors, strict=False)
-    absent = [name for name in missing if name.endswith((".down", ".up")) or not name.startswith("encoder.")]
-    if absent or unknown:
-        raise CheckpointError(
-            f"{directory / ADAPTERS_FILE}: does not fit {DESCRIPTION_FILE} beside it: missing {absent[:3]}, unknown "
-            f"{unknown[:3]}; copy both files from one checkpoint"
-        )
-    merged = merge_adapters(model)
-    assert isinstance(merged, CtcModel)
-    return merged.eval()
+    return model
 
 
 def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -123,4 +138,7 @@ def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if description.get("format_version") != _VERSION:
         raise CheckpointError(f"{path}: of format {description.get('format_version')}; this speechssl reads {_VERSION}")
+    absent = _KEYS - description.keys()
+    if absent:
+        raise CheckpointError(f"{path}: lacks {', '.join(sorted(absent))}; copy it anew from the checkpoint")
     return description, tensors

@@ -1,5 +1,6 @@
 """What is trained, averaged and saved: adapters, moving averages, weighted layers, and settings by label budget."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,24 @@ def test_adapters_of_another_encoder_are_refused(configure: Callable[..., Finetu
     SpeechEncoder(encoder_config("tiny", NETWORK), seed=4).save(tmp_path / "pretrained")
     with pytest.raises(ConfigError, match="pretrained_checksum was"):
         finetune.run(configure(adapters={"rank": 2}, **{"training.max_steps": 6}))
+
+
+def test_changed_adapters_are_refused_with_what_is_wrong(
+    configure: Callable[..., FinetuneConfig], tmp_path: Path
+) -> None:
+    config = configure(adapters={"rank": 2})
+    finetune.run(config)
+    path = max(config.run_directory.glob("checkpoints/*/adapters.json"))
+    whole = json.loads(path.read_text())
+    for change, message in [
+        ({"head_input": None}, "lacks head_input; copy it anew"),
+        ({"adapters": {**whole["adapters"], "rank": 4}}, "do not go together or were changed .*size mismatch"),
+        ({"adapters": {**whole["adapters"], "width": 4}}, "do not go together or were changed .*width"),
+    ]:
+        described = {name: value for name, value in {**whole, **change}.items() if value is not None}
+        path.write_text(json.dumps(described))
+        with pytest.raises(CheckpointError, match=message):
+            load_adapters(path.parent)
 
 
 @pytest.mark.parametrize(
