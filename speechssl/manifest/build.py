@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from speechssl.manifest.hashing import codes_of, first_rows, hash_values, repeat
 from speechssl.manifest.header_journal import HeaderJournal
 from speechssl.manifest.headers import Headers, read_headers
 from speechssl.manifest.jsonl import STRING
+from speechssl.manifest.recordings import Recording as Recording
+from speechssl.manifest.recordings import Recordings
 from speechssl.manifest.scan import Progress
 from speechssl.manifest.table import Manifest
 
@@ -73,24 +75,6 @@ class BuildResult:
         if "text" not in self.manifest.column_names:
             return 0
         return sum(len(batch) - batch.column(0).null_count for batch in self.manifest.batches(["text"]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """A file that a corpus layout found, before its header is read; `path` is relative to the corpus root.
-
-    `offset` and `duration` (seconds) choose a span of it, of which there may be many; by default the whole file. A span
-    needs an `id` of its own.
-    """
-
-    path: str
-    id: str | None = None
-    text: str | None = None
-    speaker: str | None = None
-    language: str | None = None
-    offset: float = 0.0
-    duration: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def build_manifest(
@@ -212,7 +196,7 @@ def _build_from_contents(
 
 
 def build_from_recordings(
-    recordings: Sequence[Recording],
+    recordings: Iterable[Recording],
     root: Path | str,
     *,
     skipped: Sequence[tuple[str, str]] = (),
@@ -224,21 +208,16 @@ def build_from_recordings(
     """Read the headers of the recordings that a layout found, and make the manifest; ids default to the paths.
 
     A file is read once, however many spans of it there are, and not at all where the `journal` knows it. A span that
-    lies outside of its file is left out. `root` is a folder, or the URL that the paths follow.
+    lies outside of its file is left out. `Recordings` are empty afterwards. `root` is a folder, or the URL that the
+    paths follow.
 
     Raises:
         ManifestError: none of them can be used.
         UnreachableError: storage behind a URL could not be reached.
     """
-    columns: dict[str, Any] = {"path": pa.array([recording.path for recording in recordings], STRING)}
-    for name in ("id", "text", "speaker", "language"):
-        columns[name] = pa.array([getattr(recording, name) for recording in recordings], STRING)
-    for name in ("offset", "duration"):
-        columns[name] = pa.array([getattr(recording, name) for recording in recordings], pa.float64())
-    for name in dict.fromkeys(name for recording in recordings for name in recording.extra):
-        columns.setdefault(name, pa.array([recording.extra.get(name) for recording in recordings]))
+    table = (recordings if isinstance(recordings, Recordings) else Recordings(recordings)).table()
     return _build_from_table(
-        pa.table(columns),
+        table,
         root,
         skipped=skipped,
         notes=notes,

@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,9 +49,27 @@ def read_lines(path: Path) -> list[str]:
     return decode_lines(_read_bytes(path), path)
 
 
+def scan_lines(path: Path) -> Iterator[str]:
+    """`read_lines` one by one."""
+    with _file_errors(path), open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                decode_lines(path.read_bytes(), path)  # raises
+                raise
+            yield from text.splitlines()
+
+
 def _read_bytes(path: Path) -> bytes:
-    try:
+    with _file_errors(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; check the path to the texts") from None
     except PermissionError:

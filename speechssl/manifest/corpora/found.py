@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechssl.audio import AUDIO_EXTENSIONS
 from speechssl.errors import ManifestError
-from speechssl.manifest.build import Recording
+from speechssl.manifest.recordings import Recordings
 from speechssl.manifest.transcripts import read_lines
 
 SPHERE_EXTENSIONS = frozenset({".sph"})
@@ -23,7 +23,7 @@ class Found:
     """
 
     root: Path
-    recordings: list[Recording] = field(default_factory=list)
+    recordings: Recordings = field(default_factory=Recordings)
     skipped: list[tuple[str, str, str | None]] = field(default_factory=list)
     notes: list[tuple[str, str | None]] = field(default_factory=list)
 

@@ -12,7 +12,7 @@ from speechssl.errors import ManifestError
 from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora.card import CorpusCard
 from speechssl.manifest.corpora.found import Found, find_files, some, stem
-from speechssl.manifest.transcripts import read_lines
+from speechssl.manifest.transcripts import read_lines, scan_lines
 
 _CODES = {
     "english": "en",
@@ -83,7 +83,7 @@ def _add_split(found: Found, folder: str, split: str, language: str, genders: di
 
 def _read_texts(path: Path) -> dict[str, str]:
     texts = {}
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(scan_lines(path), start=1):
         if not line.strip():
             continue
         name, tab, text = line.partition("\t")

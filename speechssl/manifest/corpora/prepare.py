@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from speechssl.errors import ManifestError
-from speechssl.manifest.build import BuildResult, Recording, build_from_recordings
+from speechssl.manifest.build import BuildResult, build_from_recordings
 from speechssl.manifest.corpora.card import LAYOUTS, CorpusCard, load_card, root_of
 from speechssl.manifest.corpora.found import Found
 from speechssl.manifest.header_journal import HeaderJournal
+from speechssl.manifest.recordings import Recordings
 from speechssl.manifest.scan import Progress
 from speechssl.manifest.table import Manifest
 
@@ -89,17 +90,17 @@ def _splits_of(card: CorpusCard, parts: Sequence[str]) -> list[str]:
     return list(card.splits) if not parts or None in chosen else [split for split in card.splits if split in chosen]
 
 
-def _choose(card: CorpusCard, found: Found, parts: Sequence[str]) -> list[Recording]:
+def _choose(card: CorpusCard, found: Found, parts: Sequence[str]) -> Recordings:
     """The recordings of the parts asked for."""
     if not parts:
         return found.recordings
     splits = {part for part in parts if part in card.splits}
     subsets = set().union(*(card.subset_members(part) for part in parts if part in card.subsets))
-    chosen = [
+    chosen = Recordings(
         recording
         for recording in found.recordings
         if recording.extra.get("split") in splits or recording.extra.get("subset") in subsets
-    ]
+    )
     if not chosen:
         raise ManifestError(
             f"{found.root}: holds nothing of {', '.join(parts)}; leave --parts away to see what is there"

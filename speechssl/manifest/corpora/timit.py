@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
-from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora.card import CorpusCard
 from speechssl.manifest.corpora.found import Found, find_files, sphere_fault
+from speechssl.manifest.recordings import Recording, Recordings
 from speechssl.manifest.transcripts import read_lines
 
 _SENTENCES = {"sa": "dialect", "sx": "compact", "si": "diverse"}
@@ -64,7 +64,7 @@ def _add_split(found: Found, folder: str, speakers: dict[str, str]) -> None:
         if text_path is None:
             untold.append(f"{folder}/{path}")
         found.recordings.append(_recording(found, folder, path, text_path, speakers))
-    found.recordings.sort(key=lambda recording: recording.path)
+    found.recordings = Recordings(sorted(found.recordings, key=lambda recording: recording.path))
     found.note_untold(folder, untold, split)
     found.leave_out_texts(folder, [f"{folder}/{path}" for path in texts.values()], split)
 

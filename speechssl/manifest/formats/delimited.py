@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from speechssl.errors import ManifestError
+from speechssl.manifest.formats import pieces
 from speechssl.manifest.formats.base import (
     ExportResult,
     ImportResult,
@@ -27,14 +28,18 @@ from speechssl.manifest.formats.base import (
     combined,
     num_known,
 )
-from speechssl.manifest.formats.headers import make_manifest
-from speechssl.manifest.formats.lines import joined, read_lines, split_fields, staged, write_pieces
+from speechssl.manifest.formats.lines import count_lines, joined, scan_lines, split_fields, staged, write_pieces
+from speechssl.manifest.formats.pieces import Piece, import_pieces
 from speechssl.manifest.jsonl import CORE_TYPES, STRING
 from speechssl.manifest.table import Manifest
 from speechssl.manifest.transcripts import LANGUAGE_NAMES, PATH_NAMES, SPEAKER_NAMES, TEXT_NAMES, decode_lines
 
 _ALIASES = {"audio_filepath": PATH_NAMES, "text": TEXT_NAMES, "speaker": SPEAKER_NAMES, "language": LANGUAGE_NAMES}
 _WHOLE = r"\A(0|-?[1-9]\d{0,17})\z"
+_KINDS = (pa.int64(), pa.bool_(), pa.float64())
+"""What a column of text may be read as, the first that fits all of it."""
+
+CSV_BLOCK_BYTES = 16 << 20
 
 
 def read_csv(path: Path, options: ReadOptions) -> ImportResult:
@@ -43,20 +48,28 @@ def read_csv(path: Path, options: ReadOptions) -> ImportResult:
     Raises:
         ManifestError: no column of paths, a line with another number of fields, not UTF-8; names file and line.
     """
-    return _imported(read_csv_table(path), path, "csv", options)
+    return _imported(lambda: _scan_csv(path), path, "csv", options)
 
 
 def read_tsv(path: Path, options: ReadOptions) -> ImportResult:
     """Import a TSV; raises like `read_csv`."""
-    lines = read_lines(path)
-    names = lines[0].as_py().split("\t")
-    _check_header(names, path)
-    if len(lines) == 1:
+    return _imported(lambda: _scan_tsv(path), path, "tsv", options)
+
+
+def _scan_tsv(path: Path) -> Iterator[pa.Table]:
+    """The columns as text, null where a field is empty, in pieces."""
+    if count_lines(path) == 1:
         raise ManifestError(f"{path}: holds a header and no row; write it again")
-    fields = split_fields(lines.slice(1), len(names), path, first_line=2, what="like the header " + ", ".join(names))
+    names = next(scan_lines(path, 1))[0].as_py().split("\t")
+    _check_header(names, path)
     empty = pa.scalar(None, STRING)
-    columns = {name: pc.if_else(pc.equal(field, ""), empty, field) for name, field in zip(names, fields, strict=True)}
-    return _imported(pa.table(columns), path, "tsv", options)
+    first, what = 2, "like the header " + ", ".join(names)
+    for lines in scan_lines(path, pieces.PIECE_ROWS, skip=1):
+        fields = split_fields(lines, len(names), path, first_line=first, what=what)
+        yield pa.table(
+            {n: pc.if_else(pc.equal(field, ""), empty, field) for n, field in zip(names, fields, strict=True)}
+        )
+        first += len(lines)
 
 
 def write_csv(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
@@ -90,6 +103,11 @@ def _tsv_lines(batch: pa.RecordBatch, left_out: dict[str, int]) -> pa.Array:
 
 def read_csv_table(path: Path) -> pa.Table:
     """A CSV's columns as text, null where a field is empty and not quoted; raises like `read_csv`."""
+    return pa.concat_tables(list(_scan_csv(path)))
+
+
+def _scan_csv(path: Path) -> Iterator[pa.Table]:
+    """`read_csv_table` in pieces."""
     if not path.is_file():
         raise ManifestError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a CSV file")
     with open(path, "rb") as file:
@@ -99,8 +117,9 @@ def read_csv_table(path: Path) -> pa.Table:
     delimiter = next((mark for mark in ",;|\t" if mark in header[0]), ",")
     names = next(csv.reader(header, delimiter=delimiter))
     _check_header(names, path)
+    num_rows = 0
     try:
-        table = pyarrow.csv.read_csv(
+        with pyarrow.csv.open_csv(
             os.fspath(path),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -109,13 +128,16 @@ def read_csv_table(path: Path) -> pa.Table:
                 quoted_strings_can_be_null=False,
                 null_values=[""],
             ),
-            read_options=pyarrow.csv.ReadOptions(block_size=16 << 20),
-        )
+            read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
+        ) as reader:
+            for batch in reader:
+                num_rows += batch.num_rows
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
     except pa.ArrowInvalid as error:
         raise _csv_error(path, delimiter, len(names), str(error)) from None
-    if table.num_rows == 0:
+    if num_rows == 0:
         raise ManifestError(f"{path}: holds a header and no row; write it again")
-    return table
 
 
 def write_csv_table(table: pa.Table, path: Path) -> None:
@@ -130,6 +152,15 @@ def _write_csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path)
             writer.write_batch(batch)
 
 
+def _num_breaks(table: pa.Table) -> int:
+    """Line breaks within the fields of some rows."""
+    return sum(
+        pc.sum(pc.fill_null(pc.count_substring(column, "\n"), 0)).as_py() or 0
+        for column in table.columns
+        if pa.types.is_large_string(column.type)
+    )
+
+
 def line_numbers(table: pa.Table) -> npt.NDArray[np.int64]:
     """The line on which every row of a file with a header begins; fields may hold line breaks."""
     breaks = np.zeros(len(table) + 1, dtype=np.int64)
@@ -142,22 +173,59 @@ def line_numbers(table: pa.Table) -> npt.NDArray[np.int64]:
 def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of text as numbers or truth values where every value is written as these are; else as it is."""
     values = pc.drop_null(column)
-    if len(values) == 0:
-        return column
-    if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py():
-        return column.cast(pa.int64())
-    if pc.all(pc.is_in(values, pa.array(["true", "false"], STRING))).as_py():
-        return column.cast(pa.bool_())
+    kind = next((kind for kind in _KINDS if len(values) and _is_written_as(values, kind)), None)
+    return column if kind is None else column.cast(kind)
+
+
+def _is_written_as(values: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    """Whether all of some texts are what values of a kind are written as."""
+    if kind == pa.int64():
+        return bool(pc.all(pc.match_substring_regex(values, _WHOLE)).as_py())
+    if kind == pa.bool_():
+        return bool(pc.all(pc.is_in(values, pa.array(["true", "false"], STRING))).as_py())
     try:
-        numbers = column.cast(pa.float64())
+        numbers = values.cast(kind)
     except pa.ArrowInvalid:
-        return column
-    same = pc.and_(pc.equal(numbers.cast(STRING), column), pc.is_finite(numbers))
-    return numbers if pc.all(same).as_py() else column
+        return False
+    return bool(pc.all(pc.and_(pc.equal(numbers.cast(STRING), values), pc.is_finite(numbers))).as_py())
+
+
+class _Types:
+    """What `typed` would make of columns that are seen in pieces."""
+
+    def __init__(self) -> None:
+        self._possible: dict[str, list[pa.DataType]] = {}
+        self._seen: set[str] = set()
+
+    def watch(self, table: pa.Table) -> None:
+        """Look at a piece; every piece must have been seen before `apply`."""
+        for name in table.column_names:
+            values = pc.drop_null(table[name])
+            if name not in CORE_TYPES and len(values):
+                self._seen.add(name)
+                possible = self._possible.get(name, list(_KINDS))
+                self._possible[name] = [kind for kind in possible if _is_written_as(values, kind)]
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """A piece with the types that all pieces allow."""
+        columns = {}
+        for name in table.column_names:
+            possible = self._possible.get(name, []) if name in self._seen else []
+            columns[name] = table[name].cast(possible[0]) if possible else table[name]
+        return pa.table(columns)
 
 
 def with_our_names(table: pa.Table, path: Path) -> pa.Table:
-    """Columns under the manifest's names where they have another tool's, and in the manifest's types.
+    """Columns under the manifest's names where they have another tool's, and in the types that their values have.
+
+    Raises:
+        ManifestError: no column names the recordings, or a number is none.
+    """
+    return _typed_columns(_core_columns(table, path))
+
+
+def _core_columns(table: pa.Table, path: Path, first_row: int = 0) -> pa.Table:
+    """Columns under the manifest's names where they have another tool's; core columns in their types.
 
     Raises:
         ManifestError: no column names the recordings, or a number is none.
@@ -175,28 +243,52 @@ def with_our_names(table: pa.Table, path: Path) -> pa.Table:
             f" {', '.join(table.column_names)}"
         )
     table = table.rename_columns(names)
-    return pa.table({name: _convert(table[name], name, path) for name in names})
+    return pa.table({name: _convert(table[name], name, path, first_row) for name in names})
 
 
-def _convert(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+def _typed_columns(table: pa.Table) -> pa.Table:
+    """Columns that are no core columns, as `typed` makes them."""
+    return pa.table(
+        {
+            name: typed(table[name])
+            if name not in CORE_TYPES and pa.types.is_large_string(table[name].type)
+            else table[name]
+            for name in table.column_names
+        }
+    )
+
+
+def _convert(column: pa.ChunkedArray, name: str, path: Path, first_row: int) -> pa.ChunkedArray:
     kind = CORE_TYPES.get(name)
     if kind is None:
-        return typed(column) if pa.types.is_large_string(column.type) else column
+        return column
     if name == "audio_filepath" and column.null_count:
         row = pc.indices_nonzero(combined(pc.is_null(column)))[0].as_py()
-        raise ManifestError(f"{path}: row {row + 1} names no recording; fill in its path or remove it")
+        raise ManifestError(f"{path}: row {first_row + row + 1} names no recording; fill in its path or remove it")
     try:
         return column.cast(kind)
     except pa.ArrowInvalid as error:
         raise ManifestError(f"{path}: the column {name} must hold numbers ({kind}); {error}") from None
 
 
-def _imported(table: pa.Table, path: Path, format: str, options: ReadOptions) -> ImportResult:
-    named = with_our_names(table, path)
-    changed = [f"{old} as {new}" for old, new in zip(table.column_names, named.column_names, strict=True) if old != new]
+def _imported(scan: Callable[[], Iterator[pa.Table]], path: Path, format: str, options: ReadOptions) -> ImportResult:
+    types = _Types()
+    names: dict[str, str] = {}
+
+    def scan_pieces() -> Iterator[Piece]:
+        num_rows, line = 0, 2
+        for table in scan():
+            lines = line_numbers(table) - 2 + line
+            ours = _core_columns(table, path, num_rows)
+            names.update(zip(table.column_names, ours.column_names, strict=True))
+            types.watch(ours)
+            yield Piece(table=ours, lines=lines)
+            num_rows += len(table)
+            line = int(lines[-1]) + 1 + _num_breaks(table.slice(len(table) - 1))
+
+    manifest = import_pieces(scan_pieces, options.audio_root or path.parent, path, options, named=types.apply)
+    changed = [f"{old} as {new}" for old, new in names.items() if old != new]
     notes = (f"columns read: {', '.join(changed)}",) if changed else ()
-    folder = options.audio_root or path.parent
-    manifest = make_manifest(named, folder, path, line_numbers(table), options)
     return ImportResult(manifest=manifest, format=format, notes=notes)
 
 

@@ -6,7 +6,7 @@ the text of recording n, line n of `SPLIT.ltr` its letters with spaces between t
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from speechssl.errors import ManifestError
 from speechssl.manifest import paths
+from speechssl.manifest.formats import pieces
 from speechssl.manifest.formats.base import (
     ExportResult,
     ImportResult,
@@ -27,19 +28,22 @@ from speechssl.manifest.formats.base import (
     optional,
     shown,
 )
-from speechssl.manifest.formats.headers import make_manifest, repeated
+from speechssl.manifest.formats.headers import repeated
 from speechssl.manifest.formats.lines import (
     Staged,
     check_same_length,
+    count_lines,
     joined,
     parse_numbers,
     read_lines,
+    scan_lines,
     single_spaced,
     split_fields,
     staged,
     text_bytes,
     write_lines,
 )
+from speechssl.manifest.formats.pieces import Piece, import_pieces
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.table import Manifest
 
@@ -92,23 +96,33 @@ def write_fairseq2(manifest: Manifest, path: Path, options: WriteOptions) -> Exp
 
 
 def _read_split(path: Path, options: ReadOptions) -> Manifest:
-    lines = read_lines(path)
-    root = lines[0].as_py().strip()
+    num_rows = count_lines(path) - 1
+    root = next(scan_lines(path, 1))[0].as_py().strip()
     if "\t" in root or not root:
         raise ManifestError(
             f"{path}:1: must be the root folder of the paths below, is {root[:80]!r}; it is no such list"
         )
-    if len(lines) == 1:
+    if num_rows == 0:
         raise ManifestError(f"{path}: names no recording; write it again")
-    files, sizes = split_fields(lines.slice(1), 2, path, first_line=2, what="path<TAB>num_samples")
-    num_samples = parse_numbers(sizes, path, first_line=2, what="the number of samples", whole=True)
-    files = pc.replace_substring_regex(files, r"\A(\./+)+", "")
-    columns = {"audio_filepath": files, "num_samples": num_samples}
-    text = _read_text(path, len(files))
-    if text is not None:
-        columns["text"] = text
+    labels = [name for name in (path.with_suffix(".ltr"), path.with_suffix(".wrd")) if name.is_file()]
+    for name in labels:
+        check_same_length(name, count_lines(name), path, num_rows)
     folder = options.audio_root or _find_root(root, path)
-    return make_manifest(pa.table(columns), folder, path, np.arange(2, len(files) + 2), options)
+    return import_pieces(lambda: _pieces(path, labels[-1:]), folder, path, options, named=lambda table: table)
+
+
+def _pieces(path: Path, labels: Sequence[Path]) -> Iterator[Piece]:
+    """The recordings, and the text of each where `labels` has a file of words, or of letters, with as many lines."""
+    first = 2
+    texts = [scan_lines(name, pieces.PIECE_ROWS) for name in labels]
+    for lines, *label in zip(scan_lines(path, pieces.PIECE_ROWS, skip=1), *texts, strict=True):
+        files, sizes = split_fields(lines, 2, path, first_line=first, what="path<TAB>num_samples")
+        num_samples = parse_numbers(sizes, path, first_line=first, what="the number of samples", whole=True)
+        columns = {"audio_filepath": pc.replace_substring_regex(files, r"\A(\./+)+", ""), "num_samples": num_samples}
+        for name, text in zip(labels, label, strict=True):
+            columns["text"] = _as_text(text, is_letters=name.suffix == ".ltr")
+        yield Piece(table=pa.table(columns), lines=np.arange(first, first + len(lines)))
+        first += len(lines)
 
 
 def _find_root(root: str, path: Path) -> Path:
@@ -119,18 +133,11 @@ def _find_root(root: str, path: Path) -> Path:
     return path.parent / folder
 
 
-def _read_text(path: Path, num_rows: int) -> pa.Array | None:
-    """Words, else letters put together to words; both must have a line for every recording."""
-    words, letters = path.with_suffix(".wrd"), path.with_suffix(".ltr")
-    text = None
-    for name in (letters, words):
-        if name.is_file():
-            text = read_lines(name)
-            check_same_length(name, len(text), path, num_rows)
-            if name is letters:
-                text = pc.replace_substring(pc.replace_substring(text, " ", ""), "|", " ")
-            text = pc.utf8_trim_whitespace(text)
-    return text
+def _as_text(text: pa.Array, *, is_letters: bool) -> pa.Array:
+    """Words as they are, letters put together to words."""
+    if is_letters:
+        text = pc.replace_substring(pc.replace_substring(text, " ", ""), "|", " ")
+    return pc.utf8_trim_whitespace(text)
 
 
 def _other_labels(path: Path) -> list[str]:

@@ -1,5 +1,7 @@
 """Fill in from the recordings' headers what a format does not tell, and check what it does."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,17 @@ from speechssl.errors import ManifestError
 from speechssl.manifest import paths
 from speechssl.manifest.complete import make_ids
 from speechssl.manifest.formats.base import MAX_SHOWN, ReadOptions, combined
+from speechssl.manifest.hashing import Hashes
 from speechssl.manifest.jsonl import CORE_TYPES, STRING
 from speechssl.manifest.scan import map_in_threads, try_probe
 from speechssl.manifest.table import Manifest
 
 Column = npt.NDArray[np.float64]
+
+OPTIONAL = ("text", "speaker", "language")
+"""Core columns that are left out where no row has a value."""
+
+MAX_KEPT_HEADERS = 1 << 18
 
 
 def make_manifest(
@@ -38,6 +46,27 @@ def make_manifest(
         ManifestError: a recording that cannot be opened, an impossible time or repeated ids; names file and line.
     """
     lines = np.arange(1, len(table) + 1) if lines is None else lines
+    empty = [name for name in OPTIONAL if name in table.column_names and table[name].null_count == len(table)]
+    filled = fill(table.drop_columns(empty), folder, source, lines, options)
+    check_unique(filled["id"], source, lambda rows: lines[rows])
+    return Manifest(filled, folder)
+
+
+def fill(
+    table: pa.Table,
+    folder: Path,
+    source: Path,
+    lines: npt.NDArray[np.int64],
+    options: ReadOptions,
+    *,
+    repeated: Hashes | None = None,
+    opened: dict[str, AudioInfo] | None = None,
+) -> pa.Table:
+    """The columns of `make_manifest`, of a source or of a piece of one; whether ids are unique is not looked at.
+
+    Of a piece, `repeated` holds the hashes of the ids that would occur twice in the whole (`make_ids`), and `opened`
+    keeps headers for the next piece.
+    """
     rate, duration = _numbers(table, "sample_rate"), _numbers(table, "duration")
     num_samples = _numbers(table, "num_samples")
     offset = np.nan_to_num(_numbers(table, "offset"))
@@ -46,23 +75,19 @@ def make_manifest(
     no_length = np.isnan(duration) & np.isnan(num_samples)
     unknown = np.flatnonzero(np.isnan(rate) | no_length)
     if len(unknown):
-        full = _open(table, folder, source, lines, unknown, options, rate)
+        full = _open(table, folder, source, lines, unknown, options, rate, {} if opened is None else opened)
         here = no_length[unknown]
         duration[unknown[here]] = full[here] - offset[unknown[here]]
     duration = np.where(np.isnan(duration), num_samples / rate, duration)
     num_samples = np.where(np.isnan(num_samples), np.floor(duration * rate + 0.5), num_samples)
     _check_times(table, source, lines, offset, duration)
     columns = {name: table[name] for name in table.column_names if name not in CORE_TYPES}
-    core = {
-        name: table[name] for name in ("audio_filepath", "text", "speaker", "language") if name in table.schema.names
-    }
-    core = {name: column for name, column in core.items() if column.null_count < len(column)}
+    core = {name: table[name] for name in ("audio_filepath", *OPTIONAL) if name in table.column_names}
     core |= {"sample_rate": pa.array(rate.astype(np.int64)), "num_samples": pa.array(num_samples.astype(np.int64))}
     core |= {"offset": pa.array(offset), "duration": pa.array(duration)}
-    core["id"] = make_ids(table, offset)
+    core["id"] = make_ids(table, offset, repeated)
     ordered = {name: core[name] for name in CORE_TYPES if name in core}
-    _check_ids(core["id"], source, lines)
-    return Manifest(pa.table(ordered | columns), folder)
+    return pa.table(ordered | columns)
 
 
 def choose_folder(files: pa.Array, source: Path, options: ReadOptions) -> Path:
@@ -98,11 +123,20 @@ def _open(
     rows: npt.NDArray[np.int64],
     options: ReadOptions,
     rate: Column,
+    opened: dict[str, AudioInfo],
 ) -> Column:
     """Put the headers' rates into `rate` where it has none at `rows`; returns the whole lengths in seconds there."""
     encoded = combined(table["audio_filepath"].take(pa.array(rows))).dictionary_encode()
     files = [paths.resolve(path or "", folder) for path in encoded.dictionary.to_pylist()]
-    infos = list(map_in_threads(try_probe, files, num_items=len(files), progress=options.progress))
+    others = [file for file in files if file not in opened]
+    probed = map_in_threads(try_probe, others, num_items=len(others), progress=options.progress)
+    found = dict(zip(others, probed, strict=True))
+    infos = [found[file] if file in found else opened[file] for file in files]
+    opened |= {
+        file: info
+        for file, info in itertools.islice(found.items(), max(0, MAX_KEPT_HEADERS - len(opened)))
+        if isinstance(info, AudioInfo)
+    }
     which = encoded.indices.to_numpy(zero_copy_only=False)
     good = np.array([isinstance(info, AudioInfo) for info in infos])
     bad = np.flatnonzero(~good[which])
@@ -131,16 +165,23 @@ def _check_times(table: pa.Table, source: Path, lines: npt.NDArray[np.int64], of
         )
 
 
-def _check_ids(ids: pa.ChunkedArray, source: Path, lines: npt.NDArray[np.int64]) -> None:
+def check_unique(
+    ids: pa.ChunkedArray | pa.Array, source: Path, lines_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]]
+) -> None:
+    """Refuse repeated ids; `lines_of` gives the lines of rows, by their places in `ids`.
+
+    Raises:
+        ManifestError: names the first, with both lines.
+    """
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     codes = combined(ids).dictionary_encode().indices.to_numpy(zero_copy_only=False)
     _, first = np.unique(codes, return_index=True)
     again = np.setdiff1d(np.arange(len(codes)), first)
     row = int(again[0])
-    before = int(np.flatnonzero(codes == codes[row])[0])
+    before, line = lines_of(np.array([int(np.flatnonzero(codes == codes[row])[0]), row])).tolist()
     raise ManifestError(
-        f"{source}:{lines[row]}: ids must be unique, but {ids[row].as_py()!r} is that of line {lines[before]} too"
+        f"{source}:{line}: ids must be unique, but {ids[row].as_py()!r} is that of line {before} too"
         f" ({len(again)} rows repeat one); give each row an id of its own"
     )
 

@@ -1,5 +1,6 @@
 """Files of lines as Arrow columns, read and written without a Python object per line."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,24 +30,55 @@ def read_lines(path: Path) -> pa.Array:
     Raises:
         ManifestError: missing, empty or not UTF-8; names the line.
     """
-    try:
+    with _file_errors(path):
         content = _map_file(path)
+    return _lines_of(content, path, is_start=True)
+
+
+def scan_lines(path: Path, num_rows: int, *, skip: int = 0) -> Iterator[pa.Array]:
+    """`read_lines` without the first `skip`, in pieces of `num_rows` lines, the last of fewer."""
+    is_start = skip == 0
+    with _file_errors(path), open(path, "rb") as file:
+        for _ in itertools.islice(file, skip):
+            pass
+        while content := b"".join(itertools.islice(file, num_rows)):
+            yield _lines_of(pa.py_buffer(content), path, is_start=is_start)
+            is_start = False
+
+
+def count_lines(path: Path) -> int:
+    """How many `read_lines` would give; raises like it, but does not look at what they hold."""
+    with _file_errors(path), open(path, "rb") as file:
+        count = sum(1 for _ in file)
+    if not count:
+        raise ManifestError(f"{path}: is empty; write it again")
+    return count
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
         raise ManifestError(f"{path}: is a folder; name a file in it") from None
     except PermissionError:
         raise ManifestError(f"{path}: permission denied; make the file readable for this user (chmod +r)") from None
+
+
+def _lines_of(content: pa.Buffer, path: Path, *, is_start: bool) -> pa.Array:
+    """The lines in a part of a file, whose beginning `is_start` says it is."""
     if content.size == 0:
         raise ManifestError(f"{path}: is empty; write it again")
-    start = len(_BOM) if content.slice(0, min(content.size, len(_BOM))).to_pybytes() == _BOM else 0
+    has_mark = is_start and content.slice(0, min(content.size, len(_BOM))).to_pybytes() == _BOM
     ends = _line_ends(np.frombuffer(content, dtype=np.uint8))
-    offsets = np.concatenate([[start], ends]).astype(np.int64)
+    offsets = np.concatenate([[len(_BOM) if has_mark else 0], ends]).astype(np.int64)
     lines = pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), content)
     try:
         lines.validate(full=True)
     except pa.ArrowInvalid:
-        decode_lines(content.to_pybytes(), path)  # raises, with the line's number
+        decode_lines(_map_file(path).to_pybytes(), path)  # raises, with the line's number
         raise
     return pc.utf8_rtrim(lines, "\r\n")
 

@@ -15,9 +15,9 @@ from speechssl.manifest.formats.base import (
     WriteOptions,
     extra_names,
 )
-from speechssl.manifest.formats.headers import make_manifest
 from speechssl.manifest.formats.lines import staged
-from speechssl.manifest.jsonl import read_jsonl, write_json_lines
+from speechssl.manifest.formats.pieces import Piece, import_pieces
+from speechssl.manifest.jsonl import scan_jsonl, write_json_lines
 from speechssl.manifest.table import Manifest
 
 _THEIR_NAMES = {"lang": "language", "sampling_rate": "sample_rate"}
@@ -31,7 +31,19 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
     Raises:
         ManifestError: not such a file, or a recording whose header is needed and cannot be read.
     """
-    table = read_jsonl(path)
+    folder = options.audio_root or path.parent
+    manifest = import_pieces(lambda: _pieces(path), folder, path, options, named=lambda table: _our_names(table, path))
+    return ImportResult(manifest=manifest, format="nemo")
+
+
+def _pieces(path: Path) -> Iterator[Piece]:
+    num_rows = 0
+    for table in scan_jsonl(path):
+        yield Piece(table=table, lines=np.arange(num_rows + 1, num_rows + len(table) + 1))
+        num_rows += len(table)
+
+
+def _our_names(table: pa.Table, path: Path) -> pa.Table:
     for theirs, ours in _THEIR_NAMES.items():
         if theirs in table.column_names and ours not in table.column_names:
             table = table.rename_columns([ours if name == theirs else name for name in table.column_names])
@@ -44,9 +56,7 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
             f"{path}: is a list of NeMo's tarred audio, which does not name the tars (the field shard_id numbers them);"
             " unpack them and drop that field, or have `speechssl manifest build` make a manifest of the tars"
         )
-    folder = options.audio_root or path.parent
-    manifest = make_manifest(table, folder, path, None, options)
-    return ImportResult(manifest=manifest, format="nemo")
+    return table
 
 
 def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
