@@ -43,8 +43,8 @@ class QuickstartConfig:
     encoder: dict[str, Any] = field(default_factory=dict)
     pretrain_steps: int | None = None
     finetune_steps: int | None = None
-    scratch_learning_rates: tuple[float, ...] = (1e-3, 2e-3)
-    pretrained_learning_rates: tuple[float, ...] = (1e-3, 2e-3)
+    scratch_learning_rates: tuple[float, ...] = (2e-3, 4e-3)
+    pretrained_learning_rates: tuple[float, ...] = (2e-3, 4e-3)
     probe_labels: int = 50
     jobs: int | None = None
     seed: int = 1
