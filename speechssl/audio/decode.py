@@ -84,10 +84,11 @@ def read_compact(
         raise RecordingError(
             f"{path}: span of {duration} s at {offset} s is not a span; need offset >= 0 and duration > 0", "span"
         )
-    found: tuple[Waveform | StoredSamples, int] | None = read_quickly(path, None, offset, duration)
+    found: tuple[Waveform | StoredSamples, int] | None = read_quickly(path, None, offset, duration, sample_rate)
     if found is None:
         with opened(path) as source:
-            found = read_quickly(path, source, offset, duration) or _read(path, source, offset, duration, sample_rate)
+            found = read_quickly(path, source, offset, duration, sample_rate)
+            found = found or _read(path, source, offset, duration, sample_rate)
     samples, rate = found
     if samples.dtype == np.int16 and samples.shape[1] == 1 and sample_rate in (None, rate):
         return cast(StoredSamples, samples[:, 0])

@@ -1,4 +1,4 @@
-"""Small files of the plainest kinds, read at once: 16-bit wav, and 16-bit flac where miniaudio is installed.
+"""Small files of the plainest kinds, read at once: 16-bit wav, 16-bit flac where miniaudio is installed, and opus.
 
 The samples are bit for bit those that libsndfile gives. Of a clip of a few seconds it takes a quarter of the time for
 wav and six tenths for flac. Whatever is unusual or damaged is left to libsndfile, which also says what is wrong.
@@ -16,19 +16,23 @@ from typing import Any
 import numpy as np
 
 from speechssl.audio.files import Source
-from speechssl.audio.recording import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, StoredSamples, locate_span
+from speechssl.audio.opus import is_opus, read_opus
+from speechssl.audio.recording import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, StoredSamples, Waveform, locate_span
 
 SMALL_BYTES = 4 << 20
 """Files up to this size (two minutes of 16 kHz wav) are read whole even for a span."""
 LIKELY_SAMPLES_PER_BYTE = 64
+_OPUS_HEAD_BYTES = 36
 _WAV_LAYOUT = struct.Struct("<HHIIHH")
 """Kind, channels, rate, bytes a second, bytes of a sample of all channels, bits."""
 
 
 def read_quickly(
-    path: str, source: Source | None, offset: float, duration: float | None
-) -> tuple[StoredSamples, int] | None:
+    path: str, source: Source | None, offset: float, duration: float | None, sample_rate: int | None = None
+) -> tuple[StoredSamples | Waveform, int] | None:
     """Samples i16 `[S, channels]` of the span, as stored, and the file's rate; None where libsndfile must do it.
+
+    Of opus they are f32, and at `sample_rate` where the codec delivers that.
 
     `source` is what `path` was opened as; None for a first attempt at a local file, before anything is checked. The
     samples may be a view of the whole file and cannot be written to.
@@ -41,17 +45,22 @@ def read_quickly(
         return _read_wav(path, content, offset, duration)
     if content.startswith(b"fLaC"):
         return _read_flac(path, content, offset, duration)
+    if is_opus(content):
+        return read_opus(path, content, offset, duration, sample_rate)
     return None
 
 
 def _content(path: str) -> bytes:
     """The whole of a local file; nothing where it is large, cannot be opened or is not of such a kind by its name."""
-    if not path.endswith((".wav", ".flac")):
+    if not path.endswith((".wav", ".flac", ".opus", ".ogg", ".oga")):
         return b""
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            return file.read(size) if size <= SMALL_BYTES else b""
+            if size > SMALL_BYTES:
+                return b""
+            head = b"" if path.endswith((".wav", ".flac")) else file.read(_OPUS_HEAD_BYTES)
+            return head + file.read(size) if not head or is_opus(head) else b""
     except OSError:
         return b""
 
