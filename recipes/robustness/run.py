@@ -105,7 +105,7 @@ def write_manifests(corpora: Path, data: Path) -> None:
         print(f"left out: {(~labelled).sum()} recordings that transcripts.tsv does not list")
     speech = speech.filter(labelled)
     take = np.array([int(value) for value in speech.column("take").to_pylist()])
-    speech.filter((take >= 8) & (take < 10)).save(data / "train.jsonl")
+    speech.filter(take >= 8).save(data / "train.jsonl")
     speech.filter((take >= 5) & (take < 8)).save(data / "dev.jsonl")
     speech.filter(take < 5).save(data / "test.jsonl")
     sounds = build_manifest(corpora / "noise_rir").manifest
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/robustness"))
     parser.add_argument("--output", type=Path, default=Path("runs/robustness"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--updates", type=int, default=800)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
