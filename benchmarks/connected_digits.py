@@ -108,10 +108,11 @@ def finetune(folder: Path) -> None:
             train_manifest=folder / "train.jsonl",
             valid_manifest=folder / "dev.jsonl",
             run_directory=folder / "run",
-            mask=MaskConfig(time_probability=0.2, time_span=3, channel_probability=0.1, channel_span=16),
+            head_lr_scale=5.0, head_input="weighted_layers",
+            mask=MaskConfig(time_probability=0.1, time_span=3, channel_probability=0.1, channel_span=16),
             data=DataConfig(num_workers=0, cache_megabytes=1000, batch_seconds=20),
             training=TrainingConfig(
-                max_steps=450, num_threads=1, validate_interval=150, checkpoint_interval=150, tensorboard=False,
+                max_steps=800, num_threads=1, validate_interval=200, checkpoint_interval=200, tensorboard=False,
                 best_metric="valid_wer", optim=OptimConfig(peak_lr=2e-3, schedule="linear", warmup_fraction=0.1),
             ),
             device="cpu",
