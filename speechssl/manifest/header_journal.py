@@ -166,7 +166,7 @@ class HeaderJournal:
                     batch.validate(full=True)
                     yield batch
                     self._end = file.tell()
-        except (pa.ArrowInvalid, OSError, EOFError) as error:  # the beginning or the end of what was being written
+        except (pa.ArrowInvalid, OSError, EOFError, MemoryError) as error:  # what was being written
             if size:
                 logger.info("%s: the last entry was cut off (%s)", self.path, error)
 

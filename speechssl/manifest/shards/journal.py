@@ -1,13 +1,15 @@
 """What is in the shards that were read, kept beside a manifest: an interrupted build goes on, a later one reads less.
 
-The file is one Arrow stream after the other, each with the rows of a shard, and in its schema's metadata which shard
-it was, how it looked, and what was left out of it. The last one may be torn.
+The file is one entry after the other: its length and checksum, then an Arrow stream with the rows of a shard, and in
+its schema's metadata which shard it was, how it looked, and what was left out of it. The last one may be torn.
 """
 
 import io
 import json
 import logging
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,9 @@ logger = logging.getLogger(__name__)
 
 _KEY = b"speechssl"
 _VERSION = 1
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-"""The mark that a stream ends with. Arrow also takes a file that ends before it for whole."""
+_HEAD = struct.Struct("<8sQI")
+"""A mark, bytes of the stream, their CRC-32. Arrow itself would set memory aside for whatever size garbage promises."""
+_MARK = b"shard 01"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +57,17 @@ class ShardJournal:
         self._opened = open_locked(self.path, fresh=self._fresh)
         wanted = {shard.name: _facts(shard) for shard in shards if shard.version is not None}
         found: dict[str, IndexedShard] = {}
-        size, end = os.fstat(self._opened.fileno()).st_size, 0
-        with pa.OSFile(os.fspath(self.path)) as file:
-            while end < size:
+        end = 0
+        with open(self.path, "rb") as file:
+            while True:
                 try:
-                    with pa.ipc.open_stream(file) as reader:
+                    content = _read_entry(file)
+                    if content is None:
+                        break
+                    with pa.ipc.open_stream(content) as reader:
                         table = reader.read_all()
                     table.validate(full=True)
                     facts, skipped = _header(table.schema)
-                    if os.pread(self._opened.fileno(), len(_END), file.tell() - len(_END)) != _END:
-                        raise EOFError("its end is missing")
                 except (pa.ArrowInvalid, OSError, EOFError, KeyError, TypeError, ValueError) as error:
                     logger.info("%s: the last entry was cut off (%s)", self.path, error)
                     break
@@ -112,12 +116,29 @@ def _header(schema: pa.Schema) -> tuple[dict[str, Any], tuple[tuple[str, str], .
     return stored["shard"], tuple((str(path), str(reason)) for path, reason in stored["skipped"])
 
 
+def _read_entry(file: BinaryIO) -> bytes | None:
+    """The next Arrow stream; None at the end of the file."""
+    head = file.read(_HEAD.size)
+    if not head:
+        return None
+    if len(head) < _HEAD.size:
+        raise EOFError("its head is not whole")
+    mark, num_bytes, checksum = _HEAD.unpack(head)
+    if mark != _MARK or num_bytes > os.fstat(file.fileno()).st_size:
+        raise ValueError("it does not begin as an entry")
+    content = file.read(num_bytes)
+    if len(content) < num_bytes or zlib.crc32(content) != checksum:
+        raise EOFError("its end is missing")
+    return content
+
+
 def _entry(shard: StoredFile, found: IndexedShard) -> bytes:
-    """One Arrow stream, with the mark of its end."""
+    """Head and Arrow stream."""
     table = pa.table({}) if found.table is None else found.table
     header = json.dumps({"shard": _facts(shard), "skipped": found.skipped})
     schema = table.schema.with_metadata({_KEY: header.encode()})
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table.replace_schema_metadata(schema.metadata))
-    return sink.getvalue()
+    content = sink.getvalue()
+    return _HEAD.pack(_MARK, len(content), zlib.crc32(content)) + content
