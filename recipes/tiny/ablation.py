@@ -83,7 +83,7 @@ def pretraining(row: str, folder: Path, arguments: argparse.Namespace) -> Job:
     words = ["pretrain", "--config", str(arguments.config), "--run_directory", str(folder)]
     words += ["--training.max_steps", str(NUM_UPDATES), "--training.validate_interval", "250"]
     words += [word.format(units=arguments.output / "units-mfcc") for word in ROWS[row]]
-    return Job(name=row, words=words, log=folder.with_suffix(".log"), status=lambda: "pre-training")
+    return Job(name=row, words=words, log=folder.with_name(f"{folder.name}.log"), status=lambda: "pre-training")
 
 
 def finetunings(row: str, source: str, arguments: argparse.Namespace) -> list[Job]:
@@ -98,7 +98,8 @@ def finetunings(row: str, source: str, arguments: argparse.Namespace) -> list[Jo
         words += ["--train_manifest", str(arguments.labels), "--training.seed", str(seed)]
         words += ["--training.max_steps", str(FINETUNE_UPDATES), "--training.optim.peak_lr", RATE]
         words += ["--pretrained", "null" if source == "scratch" else source]
-        jobs.append(Job(name=folder.name, words=words, log=folder.with_suffix(".log"), status=lambda: "fine-tuning"))
+        log = folder.with_name(f"{folder.name}.log")
+        jobs.append(Job(name=folder.name, words=words, log=log, status=lambda: "fine-tuning"))
     return jobs
 
 
