@@ -1,4 +1,4 @@
-"""Ogg/opus by libopus itself, where PyAV brings it or the system has it: the same samples as libsndfile's in half of
+"""Ogg/opus by libopus itself, where PyAV brings it or the system has it: libsndfile's samples to 1e-8 in half of
 the time, since the libopus within soundfile's wheel is a slow build.
 
 Only plain files are taken: one stream of one or two channels, whole, every page in order with the right checksum and
