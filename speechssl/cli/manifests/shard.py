@@ -23,6 +23,8 @@ class ShardCommand:
             where the output is a URL.
         audio_format: flac and wav keep every sample, opus is small and lossy, copy takes the files as they are.
         sample_rate: of the stored recordings in Hz; each recording's own when null.
+        opus_kilobits: about so many a second with opus, from 6 to 256; the encoder's choice (30 to 40 for speech) when
+            null.
         max_megabytes: a shard ends before it would be larger than this.
         max_hours: a shard also ends before it would hold more audio than this.
         order: manifest keeps the order of the rows, shuffled mixes them for readers that go front to back.
@@ -38,6 +40,7 @@ class ShardCommand:
     save_manifest_as: Path | None = None
     audio_format: Literal["flac", "wav", "opus", "copy"] = "flac"
     sample_rate: int | None = None
+    opus_kilobits: float | None = None
     max_megabytes: float = 512.0
     max_hours: float | None = None
     order: Literal["manifest", "shuffled"] = "manifest"
@@ -55,6 +58,7 @@ def run(words: list[str]) -> int:
     options = ShardOptions(
         audio_format=command.audio_format,
         sample_rate=command.sample_rate,
+        opus_kilobits=command.opus_kilobits,
         max_megabytes=command.max_megabytes,
         max_hours=command.max_hours,
         order=command.order,

@@ -18,6 +18,7 @@ from speechssl.types import Utterance
 
 AudioFormat = Literal["flac", "wav", "opus", "copy"]
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+OPUS_KILOBITS = (6.0, 256.0)
 
 _EXTENSIONS = {
     "FLAC": "flac", "WAV": "wav", "WAVEX": "wav", "RF64": "wav", "OGG": "ogg", "MP3": "mp3", "MPEG": "mp3",
@@ -57,12 +58,19 @@ def copy_recording(path: str, *, decode: bool = True) -> Stored:
     return Stored(content=content, extension=extension, sample_rate=info.sample_rate, num_samples=info.num_samples)
 
 
-def encode_span(utterance: Utterance, audio_format: AudioFormat, *, sample_rate: int | None = None) -> Stored:
+def encode_span(
+    utterance: Utterance,
+    audio_format: AudioFormat,
+    *,
+    sample_rate: int | None = None,
+    opus_kilobits: float | None = None,
+) -> Stored:
     """The span of an utterance as a recording of its own, mono, at `sample_rate` Hz (the utterance's own when None).
 
     flac and wav keep samples of up to 24 bits exactly. What has no exact form in 24 bits (resampled, decoded from a
     lossy format, or floating point) is rounded to 16 bits; beyond full scale it is clipped. Ogg's stream number, which
-    is random elsewhere, is 0, so that equal samples make equal bytes.
+    is random elsewhere, is 0, so that equal samples make equal bytes. `opus_kilobits` a second are what it aims at, the
+    encoder's choice when None.
 
     Raises:
         RecordingError: it cannot be read.
@@ -73,7 +81,9 @@ def encode_span(utterance: Utterance, audio_format: AudioFormat, *, sample_rate:
     waveform = audio.read_utterance(utterance, rate)
     buffer = io.BytesIO()
     if audio_format == "opus":
-        soundfile.write(buffer, waveform, rate, format="OGG", subtype="OPUS")
+        low, high = OPUS_KILOBITS
+        level = None if opus_kilobits is None else (high - opus_kilobits) / (high - low)
+        soundfile.write(buffer, waveform, rate, format="OGG", subtype="OPUS", compression_level=level)
         content = number_ogg_stream(buffer.getvalue())
         num_samples = audio.probe_source(utterance.audio_filepath, io.BytesIO(content)).num_samples
         return Stored(content=content, extension="opus", sample_rate=rate, num_samples=num_samples)

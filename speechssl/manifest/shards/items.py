@@ -78,7 +78,13 @@ class Packed:
 
 
 def pack(
-    items: Items, number: int, *, audio_format: AudioFormat, sample_rate: int | None, decode_copies: bool
+    items: Items,
+    number: int,
+    *,
+    audio_format: AudioFormat,
+    sample_rate: int | None,
+    opus_kilobits: float | None,
+    decode_copies: bool,
 ) -> Packed | Rejected:
     """Read and encode an item; a recording that cannot be read is rejected with its rows, never raised.
 
@@ -91,7 +97,7 @@ def pack(
         if audio_format == "copy":
             stored = copy_recording(utterances[0].audio_filepath, decode=decode_copies)
         else:
-            stored = encode_span(utterances[0], audio_format, sample_rate=sample_rate)
+            stored = encode_span(utterances[0], audio_format, sample_rate=sample_rate, opus_kilobits=opus_kilobits)
     except UnreachableError:
         raise
     except AudioError as error:

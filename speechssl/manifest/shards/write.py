@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.scan import Progress, default_num_workers
-from speechssl.manifest.shards.encode import OPUS_RATES, AudioFormat
+from speechssl.manifest.shards.encode import OPUS_KILOBITS, OPUS_RATES, AudioFormat
 from speechssl.manifest.shards.items import Items, Packed, pack
 from speechssl.manifest.shards.parts import Parts
 from speechssl.manifest.shards.storage import OutputFolder
@@ -28,6 +28,7 @@ class ShardOptions:
     Attributes:
         audio_format: flac and wav keep every sample, opus is small and lossy, copy takes the files as they are.
         sample_rate: of the stored recordings in Hz, the recordings' own when null; not with copy.
+        opus_kilobits: about so many a second with opus, from 6 to 256; the encoder's choice when null.
         max_megabytes: a shard ends before it would be larger than this; 10^6 bytes each.
         max_hours: a shard also ends before it would hold more audio than this.
         order: manifest keeps the rows' order, shuffled mixes them, for readers that go through shards front to back.
@@ -37,6 +38,7 @@ class ShardOptions:
 
     audio_format: AudioFormat = "flac"
     sample_rate: int | None = None
+    opus_kilobits: float | None = None
     max_megabytes: float = 512.0
     max_hours: float | None = None
     order: Literal["manifest", "shuffled"] = "manifest"
@@ -59,6 +61,12 @@ class ShardOptions:
             raise ConfigError("audio_format copy keeps each file's sample rate; leave out sample_rate or use flac")
         if self.audio_format == "opus" and self.sample_rate not in (None, *OPUS_RATES):
             raise ConfigError(f"opus knows {', '.join(map(str, OPUS_RATES))} Hz, not {self.sample_rate}")
+        low, high = OPUS_KILOBITS
+        if self.opus_kilobits is not None and not (self.audio_format == "opus" and low <= self.opus_kilobits <= high):
+            raise ConfigError(
+                f"opus_kilobits goes with audio_format opus and is {low:g} to {high:g}, but it is"
+                f" {self.opus_kilobits:g} with {self.audio_format}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +225,7 @@ def _write_shards(
         items,
         audio_format=options.audio_format,
         sample_rate=options.sample_rate,
+        opus_kilobits=options.opus_kilobits,
         decode_copies=options.decode_copies,
     )
     first = parts.next_item

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from webdataset.tariterators import base_plus_ext
 from speechssl import audio
 from speechssl.cli import main
 from speechssl.errors import ConfigError, ManifestError
-from speechssl.manifest import Manifest, validate_manifest
+from speechssl.manifest import Manifest, build_manifest, validate_manifest
 from speechssl.manifest.shards import ShardOptions, build_from_shards, iterate_shard, shard_manifest
 from speechssl.manifest.shards.encode import to_integers
 from speechssl.manifest.shards.keys import make_key, split_name
@@ -157,6 +158,17 @@ def test_opus_is_resampled_and_its_length_is_what_it_decodes_to(tmp_path: Path) 
         assert len(audio.read(row.audio_filepath)) == row.num_samples == 3 * round(row.duration * RATE)
 
 
+def test_opus_has_about_the_bits_that_were_asked_for(tmp_path: Path, corpora: Path) -> None:
+    for clip in sorted((corpora / "kathleen_en/audio").iterdir())[:6]:
+        shutil.copy(clip, tmp_path)
+    manifest = build_manifest(tmp_path).manifest
+    for kilobits in (12, 24, 48):
+        options = ShardOptions(audio_format="opus", opus_kilobits=kilobits)
+        result = shard_manifest(manifest, tmp_path / str(kilobits), options)
+        sizes = [audio.locate(row.audio_filepath).num_bytes for row in result.manifest]
+        assert sum(sizes) * 8e-3 / result.manifest.total_seconds == pytest.approx(kilobits, rel=0.25)
+
+
 def test_peers_read_our_shards(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path / "clips", 7)
     result = shard_manifest(manifest, tmp_path / "shards", ShardOptions(max_megabytes=0.03))
@@ -260,6 +272,8 @@ def test_raw_g722_is_encoded_but_not_copied(tmp_path: Path) -> None:
         ({"max_megabytes": 0}, "must be above 0"),
         ({"audio_format": "copy", "sample_rate": 8000}, "copy keeps each file's sample rate"),
         ({"audio_format": "opus", "sample_rate": 44100}, "opus knows 8000, 12000, 16000, 24000, 48000 Hz, not 44100"),
+        ({"audio_format": "opus", "opus_kilobits": 3}, "opus_kilobits .* is 6 to 256, but it is 3 with opus"),
+        ({"audio_format": "flac", "opus_kilobits": 24}, "opus_kilobits goes with audio_format opus .* 24 with flac"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
