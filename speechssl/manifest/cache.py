@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechssl.files import replacing, write_text
+
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 50 << 30
@@ -71,11 +73,8 @@ class Cache:
         if known | facts == known:
             return
         path = self._path(stamp, ".json")
-        temporary = _temporary(path)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({"manifest": str(stamp.path), **known, **facts}), encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, json.dumps({"manifest": str(stamp.path), **known, **facts}))
         except OSError as error:
             logger.debug("%s: %s", path, error)
 
@@ -94,12 +93,8 @@ class Cache:
                 return path
             self._clean(stamp)
             started = time.monotonic()
-            temporary = _temporary(path)
-            try:
+            with replacing(path) as temporary:
                 write(temporary)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
         logger.info(
             "%s: its rows are kept in %s for random access (%.2f GB, written in %.0f s)",
             stamp.path, path, path.stat().st_size / 1e9, time.monotonic() - started,
@@ -164,10 +159,6 @@ def default_folder() -> Path:
 
 def _source_key(stamp: Stamp) -> str:
     return f"v{_FORMAT}-{hashlib.sha256(os.fsencode(stamp.path)).hexdigest()[:16]}"
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def _touch(path: Path) -> bool:

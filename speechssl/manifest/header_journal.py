@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from speechssl.files import replacing
 from speechssl.manifest.hashing import Hashes, count_distinct, hash_values
 from speechssl.manifest.locked import open_locked
 
@@ -130,12 +131,10 @@ class HeaderJournal:
         """The build is done: keep exactly these rows, and close."""
         self.flush()
         if self._num_rows != len(files.path) or self._num_batches > 2 + 2 * len(files.path) // _BATCH_ROWS:
-            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            with open(temporary, "wb") as file:
+            with replacing(self.path) as temporary, temporary.open("wb") as file:
                 for start in range(0, max(1, len(files.path)), _BATCH_ROWS):
                     rows = np.arange(start, min(start + _BATCH_ROWS, len(files.path)))
                     self._write(file, files.take(rows), rates[rows], num_samples[rows], start=start)
-            os.replace(temporary, self.path)
         self.close()
 
     def close(self) -> None:

@@ -4,13 +4,12 @@ import base64
 import hashlib
 import html
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.files import replacing
 from speechssl.report.stylesheet import STYLESHEET
 
 logger = logging.getLogger(__name__)
@@ -204,16 +203,8 @@ def write_report(
     encoded = page.encode("utf-8", errors="replace")
     if len(encoded) > MAX_PAGE_BYTES:
         logger.warning("%s: the report has %.1f MB and may open slowly", path, len(encoded) / 1e6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(encoded)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(encoded)
     return path
 
 

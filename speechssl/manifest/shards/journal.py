@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from speechssl.audio import is_url
+from speechssl.files import replacing
 from speechssl.manifest.locked import open_locked
 from speechssl.manifest.shards.storage import StoredFile
 
@@ -90,12 +91,10 @@ class ShardJournal:
     def finish(self, shards: Sequence[tuple[StoredFile, IndexedShard]]) -> None:
         """The build is done: keep exactly these, and close."""
         if self._num_stale:
-            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            with open(temporary, "wb") as file:
+            with replacing(self.path) as temporary, temporary.open("wb") as file:
                 for shard, found in shards:
                     if shard.version is not None:
                         file.write(_entry(shard, found))
-            os.replace(temporary, self.path)
         self.close()
 
     def close(self) -> None:
