@@ -6,7 +6,7 @@ Shapes: T frames, N vocabulary.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from speechssl.errors import AudioError, ConfigError, ManifestError
 from speechssl.files import write_text, writing
 from speechssl.interop import load_asr
 from speechssl.manifest import Manifest
+from speechssl.progress import Progress
 from speechssl.timing import Character, Word, to_ctm, to_entries, to_srt, to_textgrid, to_vtt
 from speechssl.types import Utterance
 
@@ -113,7 +114,7 @@ class AlignResult:
     written: Path | None = None
 
 
-def run(config: AlignConfig, *, progress: Callable[[int, int], None] | None = None) -> AlignResult:
+def run(config: AlignConfig, *, progress: Progress | None = None) -> AlignResult:
     """Align a recording, or every row of a manifest; a row that cannot be is reported and the others go on.
 
     Raises:
@@ -274,9 +275,7 @@ def columns(alignment: Alignment) -> dict[str, Any]:
     }
 
 
-def _align_manifest(
-    config: AlignConfig, recognizer: SpeechRecognizer, progress: Callable[[int, int], None] | None
-) -> AlignResult:
+def _align_manifest(config: AlignConfig, recognizer: SpeechRecognizer, progress: Progress | None) -> AlignResult:
     assert config.output is not None
     manifest = Manifest.load(config.audio)
     failed: dict[str, str] = {}

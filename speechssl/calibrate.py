@@ -1,6 +1,5 @@
 """Confidences that mean what they say: fitted on a development manifest, stored beside the model."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from speechssl.errors import AudioError, ManifestError
 from speechssl.interop import identify, load_asr
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
+from speechssl.progress import Progress
 from speechssl.scoring import count_errors
 from speechssl.text import normalize
 
@@ -61,7 +61,7 @@ class CalibrateResult:
     failed: dict[str, str]
 
 
-def run(config: CalibrateConfig, *, progress: Callable[[int, int], None] | None = None) -> CalibrateResult:
+def run(config: CalibrateConfig, *, progress: Progress | None = None) -> CalibrateResult:
     """Recognise the manifest greedily, judge every word, fit the map and store it.
 
     Raises:
@@ -105,9 +105,7 @@ def run(config: CalibrateConfig, *, progress: Callable[[int, int], None] | None 
     )
 
 
-def judge(
-    recognizer: SpeechRecognizer, path: Path, *, progress: Callable[[int, int], None] | None = None
-) -> JudgedWords:
+def judge(recognizer: SpeechRecognizer, path: Path, *, progress: Progress | None = None) -> JudgedWords:
     """Every recognised word of a manifest with its score, and whether the alignment with the reference has it right."""
     manifest = Manifest.load(path)
     scores: list[float] = []

@@ -3,7 +3,6 @@
 Shapes: B utterances, D dimensions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from speechssl.audio import read_utterance
 from speechssl.embed import Embeddings, load_table
 from speechssl.errors import AudioError, ConfigError
 from speechssl.frames import CONTEXT
+from speechssl.progress import Progress
 from speechssl.report.embeddings import Projection, project, similarity_section
 from speechssl.report.map import MAX_POINTS, MapPoint, map_section, write_map
 from speechssl.report.page import note
@@ -23,8 +23,6 @@ from speechssl.types import Utterance
 
 COLOURS = ("language", "speaker", "text")
 _MOST_VALUES = 60  # a column with more is a text or a name, not a kind
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from speechssl.interop import identify, load_asr
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
+from speechssl.progress import Progress
 from speechssl.scoring import AlignmentMethod, Breakdown, RateDifference, break_down, paired_bootstrap, score
 from speechssl.text import NormalizerName, normalize
 from speechssl.tuning import Tuning, collect_outputs, decode_outputs, tune
@@ -46,8 +47,6 @@ logger = logging.getLogger(__name__)
 FOREIGN_NORMALIZER: NormalizerName = "letters"
 """Of hypotheses that come from a file, where none was chosen."""
 NBEST_FILE = "nbest.jsonl"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

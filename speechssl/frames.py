@@ -5,7 +5,7 @@ Shapes: L layers, T frames, D model dim, S samples.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,18 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechssl.data import iterate_once
+from speechssl.data import OnError, iterate_once
 from speechssl.encoder import SpeechEncoder, select_layer
 from speechssl.errors import AudioError, ConfigError
 from speechssl.lengths import frame_to_seconds, receptive_field
 from speechssl.manifest import Manifest
-from speechssl.types import Utterance
 
 logger = logging.getLogger(__name__)
 
 FeatureName = Literal["log_mel", "mfcc"]
 Layer = int | Literal["context"]
-OnError = Callable[[Utterance, AudioError], None]
 Frames = NDArray[np.float32]
 
 CONTEXT: Literal["context"] = "context"  # the encoder's output, beside its numbered layers

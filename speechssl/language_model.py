@@ -20,6 +20,7 @@ from speechssl.ctc.ngram.score import TextScore, score_text
 from speechssl.errors import ConfigError
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
+from speechssl.progress import Progress
 from speechssl.text import WORD_SEPARATOR, NormalizerName, TextPolicy, Vocabulary, normalize, normalizer_version
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ MANIFEST_SUFFIXES = {".jsonl", ".json", ".parquet"}
 REPORT_SUFFIX = ".json"
 
 Units = Literal["words", "characters", "labels"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError
 from speechssl.files import write_text
 from speechssl.interop import load_asr
+from speechssl.progress import Progress
 from speechssl.seams import SeamError, seam_error
 from speechssl.streaming import StreamConfig
 from speechssl.timing import to_ctm, to_entries, to_srt, to_textgrid, to_vtt
@@ -167,7 +168,7 @@ def run(
     config: TranscribeConfig,
     *,
     on_file: Callable[[FileTranscript], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TranscribeResult:
     """Transcribe all recordings; after each, `on_file` is called, and `progress` with how many of all are done.
 

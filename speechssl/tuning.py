@@ -1,6 +1,6 @@
 """Find the weights of a beam search on development data: the network runs once, the search many times."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,11 @@ from speechssl.data import iterate_once
 from speechssl.errors import AudioError
 from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
+from speechssl.progress import Progress
 from speechssl.scoring import count_errors, error_rates
 from speechssl.text import NormalizerName
 from speechssl.types import Utterance
 
-Progress = Callable[[int, int], None]
 Weights = tuple[float, float]
 """Language model weight and word score."""
 

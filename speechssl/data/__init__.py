@@ -5,7 +5,7 @@ from speechssl.data.batching import BatchPlan
 from speechssl.data.coverage import EpochCoverage, coverage_path
 from speechssl.data.dataset import UtteranceReader
 from speechssl.data.loader import AudioBatches, LabeledBatches
-from speechssl.data.once import iterate_once
+from speechssl.data.once import OnError, iterate_once
 from speechssl.data.ranks import Ranks, current_ranks
 from speechssl.data.settings import DataConfig
 
@@ -16,6 +16,7 @@ __all__ = [
     "DataConfig",
     "EpochCoverage",
     "LabeledBatches",
+    "OnError",
     "Ranks",
     "UtteranceReader",
     "coverage_path",

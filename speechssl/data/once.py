@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OnError = Callable[[Utterance, AudioError], None]
+"""Called with a recording that cannot be read and why."""
+
 
 def iterate_once(
     manifest: "Manifest",
@@ -27,7 +30,7 @@ def iterate_once(
     batch_seconds: float,
     sample_rate: int,
     min_num_samples: int = 1,
-    on_error: Callable[[Utterance, AudioError], None] | None = None,
+    on_error: OnError | None = None,
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,

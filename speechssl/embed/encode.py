@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from speechssl.data import iterate_once
+from speechssl.data import OnError, iterate_once
 from speechssl.embed.rows import FileRows
 from speechssl.encoder import SpeechEncoder
 from speechssl.errors import AudioError
@@ -36,7 +36,6 @@ from speechssl.types import AudioBatch, Utterance
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
-OnError = Callable[[Utterance, AudioError], None]
 
 
 @dataclass(frozen=True, kw_only=True)

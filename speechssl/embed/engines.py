@@ -4,7 +4,6 @@ All follow the same plan and write the same files; so an engine may be changed b
 """
 
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -13,8 +12,7 @@ from speechssl.embed.locks import shared
 from speechssl.embed.plan import Plan
 from speechssl.embed.settings import EmbedConfig
 from speechssl.embed.stage import EmbedResult, Job, finish, load_job, prepared
-
-Progress = Callable[[int, int], None]
+from speechssl.progress import Progress
 
 MAX_WAIT = timedelta(days=30)  # of a rank for the slowest one
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from speechssl import errors
-from speechssl.embed.engines import Progress
 from speechssl.embed.locks import shared
 from speechssl.embed.plan import Plan, Row, ShardTask
 from speechssl.embed.settings import EmbedConfig
 from speechssl.embed.stage import EmbedResult, finish, load_job, prepared
 from speechssl.embed.work import ShardMaker
 from speechssl.errors import ConfigError, SpeechSSLError
+from speechssl.progress import Progress
 
 
 class RayEngine:

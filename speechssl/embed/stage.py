@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,12 +37,11 @@ from speechssl.extraction.representation import load_pooling
 from speechssl.interop import load_encoder
 from speechssl.manifest import Manifest
 from speechssl.model_directory import MODEL_FILE, resolve_model_directory
+from speechssl.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ from speechssl.extraction import Extractor
 from speechssl.manifest import Manifest
 from speechssl.types import Utterance
 
-Progress = Callable[[int], None]
+Counted = Callable[[int], None]
+"""Called with how many recordings of a shard are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class ShardMaker:
     shape: ShardShape
     reuse: bool = True
 
-    def __call__(self, task: ShardTask, progress: Progress = lambda done: None) -> int:
+    def __call__(self, task: ShardTask, progress: Counted = lambda done: None) -> int:
         """Write or remove a shard; the number of its recordings that were computed anew.
 
         `progress` is told how many of its recordings are done.
@@ -63,7 +64,7 @@ class ShardMaker:
         return computed
 
     def _compute(
-        self, places: Sequence[int], old: "_OldShard | _NoShard", results: dict[str, "_Result"], progress: Progress
+        self, places: Sequence[int], old: "_OldShard | _NoShard", results: dict[str, "_Result"], progress: Counted
     ) -> int:
         computed = 0
 

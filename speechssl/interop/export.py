@@ -20,6 +20,7 @@ from speechssl.interop.model import Exportable
 from speechssl.interop.models import load_described
 from speechssl.interop.torchaudio_write import torchaudio_peer, write_torchaudio
 from speechssl.interop.torchaudio_write import usage as torchaudio_usage
+from speechssl.progress import Tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def export_model(
     format: str,
     facts: ModelFacts | None = None,
     inputs: tuple[GateInput, ...] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> ExportResult:
     """Write a model for another tool into the new folder `target`, with its parity report and model card.
 

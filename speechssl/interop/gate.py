@@ -18,6 +18,7 @@ from speechssl.errors import CheckpointError
 from speechssl.interop.model import Exportable, PretrainingModel
 from speechssl.lengths import output_length, receptive_field
 from speechssl.nn.quantizer import GumbelQuantizer
+from speechssl.progress import Tell
 from speechssl.types import EncoderOutput
 
 REPORT_FILE = "parity.json"
@@ -144,7 +145,7 @@ def compare(
     changes: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
     inputs: Sequence[GateInput] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> ParityReport:
     """Run both on the same waveforms. `report.check()` refuses differences.
 

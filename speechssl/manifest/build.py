@@ -21,8 +21,8 @@ from speechssl.manifest.headers import Headers, read_headers
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.recordings import Recording as Recording
 from speechssl.manifest.recordings import Recordings
-from speechssl.manifest.scan import Progress
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 _SHOWN_REASONS = 12
 

@@ -22,7 +22,8 @@ from speechssl.audio.location import is_url
 from speechssl.audio.recording import UnreachableError
 from speechssl.errors import AudioError
 from speechssl.manifest.header_journal import Files, HeaderJournal, Numbers
-from speechssl.manifest.scan import Progress, default_num_workers, map_in_threads, try_probe
+from speechssl.manifest.scan import default_num_workers, map_in_threads, try_probe
+from speechssl.progress import Progress
 
 _CHUNK = 128
 _FEW = 256  # not worth the start of processes

@@ -9,9 +9,7 @@ from typing import TypeVar
 from speechssl import audio
 from speechssl.errors import AudioError
 from speechssl.jobs import num_cores
-
-Progress = Callable[[int, int], None]
-"""Called with (how many are done, how many there are)."""
+from speechssl.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -13,13 +13,14 @@ from speechssl.errors import ManifestError
 from speechssl.manifest.build import BuildResult, Recording, build_from_recordings
 from speechssl.manifest.header_journal import HeaderJournal
 from speechssl.manifest.jsonl import STRING
-from speechssl.manifest.scan import Progress, default_num_workers
+from speechssl.manifest.scan import default_num_workers
 from speechssl.manifest.shards.index import COMPRESSED_EXTENSIONS, build_from_shards
 from speechssl.manifest.shards.journal import ShardJournal
 from speechssl.manifest.shards.storage import StoredFile, list_files
 from speechssl.manifest.shards.threads import in_order
 from speechssl.manifest.table import Manifest
 from speechssl.manifest.transcripts import decode_lines, read_transcripts
+from speechssl.progress import Progress
 
 _SHARD_EXTENSIONS = (".tar", *COMPRESSED_EXTENSIONS)
 _TABLES = ("transcripts.tsv", "transcripts.csv")

@@ -24,8 +24,9 @@ from speechssl.manifest.complete import complete, make_ids
 from speechssl.manifest.hashing import codes_of, first_rows, hash_values
 from speechssl.manifest.jsonl import STRING, LineProblem, read_rows
 from speechssl.manifest.loading import read_table
-from speechssl.manifest.scan import Progress, map_in_threads
+from speechssl.manifest.scan import map_in_threads
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 KINDS = {
     "line": "the line is not UTF-8 or not JSON",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from speechssl.progress import Progress
 from speechssl.training.allocator import keep_freed_memory
 from speechssl.training.clock import Clock
 from speechssl.training.loop import prepare
@@ -79,7 +80,7 @@ class StepMeter:
         sizes: Sequence[tuple[int, Callable[[], Any]]],
         *,
         num_steps: int,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[Measured]:
         """Updates on batches of several sizes, (number of clips, maker of the batch).
 

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from speechssl.plan.flops import StepFlops, step_flops
 from speechssl.plan.measure import Measured, StepMeter, joined
 from speechssl.plan.tasks import Planned, plan_finetuning, plan_pretraining
 from speechssl.pretrain import PretrainConfig
+from speechssl.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Plan:
         return values
 
 
-def run(config: PlanConfig, *, progress: Callable[[int, int], None] | None = None) -> Plan:
+def run(config: PlanConfig, *, progress: Progress | None = None) -> Plan:
     """Measure two sizes of batch and predict the configured training.
 
     Raises:

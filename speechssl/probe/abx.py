@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.alignments import Alignments
+from speechssl.data import OnError
 from speechssl.errors import ConfigError
-from speechssl.frames import FrameSource, OnError
+from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
 from speechssl.probe.classify import Labels
 from speechssl.probe.results import Floats

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.alignments import Alignments, frame_labels
-from speechssl.frames import FrameSource, OnError
+from speechssl.data import OnError
+from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
 from speechssl.probe.classify import DEFAULT_STRENGTH, Choice, Labels, count_hits
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from speechssl.data import OnError
 from speechssl.encoder import SpeechEncoder, mean_over_time
-from speechssl.frames import FeatureName, Layer, OnError, feature_frames, layer_outputs
+from speechssl.frames import FeatureName, Layer, feature_frames, layer_outputs
 from speechssl.manifest import Manifest
 
 Pooling = Literal["mean", "segments"]

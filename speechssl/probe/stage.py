@@ -1,6 +1,6 @@
 """The stage: representations of the same utterances, probed for one column of their manifest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +32,8 @@ from speechssl.probe.parts import (
 from speechssl.probe.results import write_result
 from speechssl.probe.settings import ProbeConfig, ProbeResult
 from speechssl.probe.sources import check_names, frame_sources, layer_names, open_representations, utterance_vectors
+from speechssl.progress import Tell
 from speechssl.scoring.bootstrap import interval
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class Representation:
         return np.stack([found[str(name)] for name in part.ids])
 
 
-def run(config: ProbeConfig, *, progress: Progress | None = None) -> ProbeResult:
+def run(config: ProbeConfig, *, progress: Tell | None = None) -> ProbeResult:
     """Probe manifests and checkpoints as configured; writes `output/probe.json` where an output is named.
 
     Raises:
@@ -73,7 +72,7 @@ def probe(
     *,
     config: ProbeConfig,
     baselines: Sequence[str] = BASELINES,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> ProbeResult:
     """Probe baselines and encoders on a training and a test part.
 

@@ -8,7 +8,7 @@ beside the collection, and made anew when that has changed.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from speechssl.errors import ConfigError
 from speechssl.files import replacing, write_text
+from speechssl.progress import StepProgress
 from speechssl.search.collection import Block, Collection, Statistics, unit_length
 
 Vectors = NDArray[np.float32]
@@ -26,8 +27,6 @@ INDEX_NAME = "search.faiss"
 FACTS_NAME = "search.json"
 WINDOW_SECONDS = 0.4
 TRAIN_VECTORS = 100_000  # for kinds of index that must be trained first
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ def windows(frames: Vectors, frame_seconds: float) -> Vectors:
 
 
 def open_approximate(
-    collection: Collection, statistics: Statistics, *, factory: str, parameters: str = "", progress: Progress
+    collection: Collection, statistics: Statistics, *, factory: str, parameters: str = "", progress: StepProgress
 ) -> Approximate:
     """The index beside the collection; made if there is none for it as it is now.
 
@@ -101,7 +100,7 @@ def usual_parameters(factory: str, candidates: int) -> str:
     return "" if cells is None else f"nprobe={math.ceil(math.sqrt(int(cells[1])))}"
 
 
-def _make(collection: Collection, statistics: Statistics, factory: str, path: Path, progress: Progress) -> None:
+def _make(collection: Collection, statistics: Statistics, factory: str, path: Path, progress: StepProgress) -> None:
     import faiss
 
     try:

@@ -5,7 +5,7 @@ Shapes: N vectors, D dimensions, Q frames of a query.
 
 import heapq
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +16,17 @@ from speechssl.errors import ConfigError
 from speechssl.files import write_text
 from speechssl.frames import CONTEXT
 from speechssl.interop import load_encoder
+from speechssl.progress import StepProgress
 from speechssl.search.approximate import Approximate, open_approximate, usual_parameters, windows
 from speechssl.search.collection import Block, Collection, Statistics, unit_length
 from speechssl.search.settings import Hit, SearchConfig, SearchResult
 from speechssl.search.spans import MIN_QUERY_FRAMES, Recording, SpanSearch, warp, without_overlaps
 
-Progress = Callable[[str, int, int], None]
 Chosen = Mapping[int, set[int]] | None  # recordings by block; None for all
 Vectors = NDArray[np.float32]
 
 
-def run(config: SearchConfig, *, progress: Progress | None = None) -> SearchResult:
+def run(config: SearchConfig, *, progress: StepProgress | None = None) -> SearchResult:
     """Search as configured; writes the hits as JSON Lines where an output is named.
 
     Memory holds one block of the collection at a time, and the approximate index where one is used.
@@ -94,7 +94,7 @@ def search(
     queries: Mapping[str, Vectors],
     chosen: Mapping[str, Chosen],
     config: SearchConfig,
-    progress: Progress,
+    progress: StepProgress,
 ) -> tuple[dict[str, tuple[Hit, ...]], int]:
     """Hits of every query in one pass over the collection (over the blocks that are chosen), and recordings seen."""
     find = _find_spans if collection.has_frames else _find_utterances

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 logger = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
+class TrainingProgress(Protocol):
     """Shows steps and metrics; knows nothing of training."""
 
     def advance(self, step: int) -> None:
@@ -21,7 +21,7 @@ class Progress(Protocol):
         """Take the bar away."""
 
 
-def make_progress(description: str, *, step: int, max_steps: int) -> Progress:
+def make_progress(description: str, *, step: int, max_steps: int) -> TrainingProgress:
     """A live bar when standard error is a terminal and rich is installed, else log lines."""
     if sys.stderr.isatty():
         try:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from speechssl.errors import ConfigError
 from speechssl.files import write_text
 from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
+from speechssl.progress import StepProgress
 from speechssl.units.measures import matched_share, normalised_information, perplexity, score_units
 from speechssl.units.model import MODEL_NAME, UnitModel, differing, open_source, read_units, source_facts, source_of
 from speechssl.units.settings import ApplyConfig, UnitsConfig, UnitsResult
@@ -31,10 +32,8 @@ from speechssl.units.write import (
 RESULT_NAME = "result.json"
 STATE_NAME = ".training.safetensors"
 
-Progress = Callable[[str, int, int], None]
 
-
-def run(config: UnitsConfig, *, progress: Progress | None = None) -> UnitsResult:
+def run(config: UnitsConfig, *, progress: StepProgress | None = None) -> UnitsResult:
     """Train units on a manifest, and write the manifest in them.
 
     Stopped at any moment, the same call goes on after the last chunk and ends with the same centers; where those are
@@ -83,7 +82,7 @@ def run(config: UnitsConfig, *, progress: Progress | None = None) -> UnitsResult
     return _write(manifest, source, model, config.output, labels, tell, skipped)
 
 
-def apply(config: ApplyConfig, *, progress: Progress | None = None) -> UnitsResult:
+def apply(config: ApplyConfig, *, progress: StepProgress | None = None) -> UnitsResult:
     """Write a manifest in units that were made before.
 
     Raises:
@@ -106,7 +105,7 @@ def _write(
     model: UnitModel,
     folder: Path,
     labels: Labels | None,
-    tell: Progress,
+    tell: StepProgress,
     skipped: dict[str, str],
 ) -> UnitsResult:
     tally = write_manifest_units(

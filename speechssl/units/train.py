@@ -4,21 +4,21 @@ Memory holds the frames of one chunk. After every chunk the state is stored; a r
 ends with the same bits, because order, shuffles and first centers follow from the seed and the chunk's number alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speechssl.data import OnError
 from speechssl.errors import AudioError
-from speechssl.frames import FrameSource, OnError
+from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
+from speechssl.progress import Progress
 from speechssl.types import Utterance
 from speechssl.units.kmeans import Frames, UnitState, first_centers, update
 from speechssl.units.model import UnitModel, write_units
 from speechssl.units.settings import UnitsConfig
-
-Progress = Callable[[int, int], None]
 
 
 def train(

@@ -20,6 +20,7 @@ from speechssl.errors import AudioError
 from speechssl.files import replacing
 from speechssl.frames import FrameSource
 from speechssl.manifest import Manifest
+from speechssl.progress import Progress
 from speechssl.types import Utterance
 from speechssl.units.kmeans import nearest
 from speechssl.units.model import UnitModel
@@ -30,7 +31,6 @@ METADATA_KEY = b"speechssl"
 _ROWS = 256  # utterances encoded before their units are written in the manifest's order
 
 Labels = Callable[[str, NDArray[np.float64]], NDArray[np.str_]]  # id, times [T] -> a label or "" for every frame
-Progress = Callable[[int, int], None]
 
 
 @dataclass

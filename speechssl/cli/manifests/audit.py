@@ -1,7 +1,7 @@
 """`speechssl manifest audit`."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from speechssl.errors import ConfigError
 from speechssl.files import write_text
 from speechssl.manifest import AuditConfig, AuditReport, audit_manifests
 from speechssl.manifest.audit import KINDS, LEAK_KINDS, Thresholds, load_named, write_cleaned
+from speechssl.progress import Progress, StepProgress
 
 _MAX_COLUMNS = 4
 
@@ -157,10 +158,10 @@ def _print_findings(report: AuditReport) -> None:
 
 
 @contextmanager
-def _steps() -> Iterator[Callable[[str, int, int], None]]:
+def _steps() -> Iterator[StepProgress]:
     """A progress bar for each of the audit's steps, one after the other."""
     with ExitStack() as stack:
-        bars: dict[str, Callable[[int, int], None]] = {}
+        bars: dict[str, Progress] = {}
 
         def step(name: str, done: int, total: int) -> None:
             if name not in bars:

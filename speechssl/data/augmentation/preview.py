@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from speechssl.audio import Waveform, read_utterance
 from speechssl.data.augmentation.augmenter import Augmenter
 from speechssl.errors import AudioError, ManifestError
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 LIST_NAME = "augmented.json"
 
@@ -54,7 +54,7 @@ def write_preview(
     *,
     count: int,
     epoch: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Preview:
     """Write `count` utterances, spread evenly over the manifest, as they are and augmented, to `folder`.
 

@@ -3,7 +3,7 @@
 Shapes: N spans, P matches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -19,7 +19,8 @@ from speechssl.manifest.audit.measures import FLOOR_DB
 from speechssl.manifest.audit.rows import Integers, Overlaps, Rows
 from speechssl.manifest.audit.store import Scanned
 from speechssl.manifest.audit.waveforms import Agreement, compare, speech_band
-from speechssl.manifest.scan import Progress, map_in_threads
+from speechssl.manifest.scan import map_in_threads
+from speechssl.progress import Progress, StepProgress
 
 HOW = {
     "span": "the same span of the same file",
@@ -83,7 +84,7 @@ def match_content(
     *,
     min_seconds: float,
     num_workers: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[Matches, int]:
     """Pairs of spans with the same recording in them, and how many pairs the fingerprints proposed.
 
@@ -163,7 +164,7 @@ def join(*parts: Matches) -> Matches:
     return Matches(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def _step(progress: Callable[[str, int, int], None] | None, name: str) -> Progress | None:
+def _step(progress: StepProgress | None, name: str) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total: progress(name, done, total)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechssl.manifest.audit.fingerprint import Frames
-from speechssl.manifest.scan import Progress
+from speechssl.progress import Progress
 
 Integers = npt.NDArray[np.int64]
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,9 +33,7 @@ from speechssl.manifest.audit.sharing import Pairs, Sharing
 from speechssl.manifest.audit.store import Scanned, Store
 from speechssl.manifest.audit.texts import audit_texts
 from speechssl.manifest.table import Manifest
-
-Steps = Callable[[str, int, int], None]
-"""Called with (what is being done, how much of it is done, how much there is)."""
+from speechssl.progress import StepProgress
 
 
 def audit_manifests(
@@ -44,7 +42,7 @@ def audit_manifests(
     *,
     cache: str | os.PathLike[str] | None = None,
     num_workers: int | None = None,
-    progress: Steps | None = None,
+    progress: StepProgress | None = None,
 ) -> AuditReport:
     """Find what manifests share that should not be shared, and what is wrong with their recordings and texts.
 

@@ -17,7 +17,8 @@ from speechssl.manifest.audit.fingerprint import SAMPLE_RATE, fingerprint
 from speechssl.manifest.audit.measures import MEASURES, measure
 from speechssl.manifest.audit.rows import Rows
 from speechssl.manifest.audit.store import Record, Scanned, Store, key_of
-from speechssl.manifest.scan import Progress, map_in_threads
+from speechssl.manifest.scan import map_in_threads
+from speechssl.progress import Progress
 from speechssl.types import Utterance
 
 _SPANS_AT_ONCE = 256

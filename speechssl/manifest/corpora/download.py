@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from speechssl.errors import ManifestError
-from speechssl.manifest.scan import Progress
+from speechssl.progress import Progress
 
 _TIMEOUT_SECONDS = 60
 _CHUNK_BYTES = 1 << 18

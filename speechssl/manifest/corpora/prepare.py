@@ -14,8 +14,8 @@ from speechssl.manifest.corpora.card import LAYOUTS, CorpusCard, load_card, root
 from speechssl.manifest.corpora.found import Found
 from speechssl.manifest.header_journal import HeaderJournal
 from speechssl.manifest.recordings import Recordings
-from speechssl.manifest.scan import Progress
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 _FEW = 0.9  # of the hours that the card tells; below it something is missing
 

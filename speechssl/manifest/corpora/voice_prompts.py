@@ -24,8 +24,8 @@ from speechssl.manifest.build import Recording
 from speechssl.manifest.corpora import download
 from speechssl.manifest.corpora.card import CorpusCard, load_card
 from speechssl.manifest.corpora.found import Found, find_files
-from speechssl.manifest.scan import Progress
 from speechssl.manifest.transcripts import decode_lines, read_lines
+from speechssl.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from speechssl.audio import AudioInfo
 from speechssl.errors import ManifestError
 from speechssl.manifest import paths
 from speechssl.manifest.jsonl import CORE_TYPES
-from speechssl.manifest.scan import Progress, map_in_threads, try_probe
+from speechssl.manifest.scan import map_in_threads, try_probe
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 Placement = Literal["keep", "link", "copy"]
 

@@ -13,8 +13,9 @@ from speechssl.errors import AudioError, ManifestError
 from speechssl.manifest import paths
 from speechssl.manifest.formats.base import combined, shown
 from speechssl.manifest.jsonl import STRING
-from speechssl.manifest.scan import Progress, map_in_threads
+from speechssl.manifest.scan import map_in_threads
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 from speechssl.types import Utterance
 
 _CLIPS_PER_FOLDER = 10000

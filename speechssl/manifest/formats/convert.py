@@ -36,8 +36,8 @@ from speechssl.manifest.formats.base import (
 )
 from speechssl.manifest.formats.clips import cut_clips
 from speechssl.manifest.formats.detect import detect_source, detect_target
-from speechssl.manifest.scan import Progress
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,14 @@ from speechssl.audio import UnreachableError, Waveform, read_blocks, read_sample
 from speechssl.errors import AudioError, ManifestError
 from speechssl.lengths import seconds_to_samples
 from speechssl.manifest.jsonl import STRING
-from speechssl.manifest.scan import Progress, map_in_threads
+from speechssl.manifest.scan import map_in_threads
 from speechssl.manifest.segmentation.activity import ModelPool, find_activity
 from speechssl.manifest.segmentation.clips import ClipLengths, make_clips
 from speechssl.manifest.segmentation.journal import Finished, Journal
 from speechssl.manifest.segmentation.rows import Rows, clip_rows, has_column
 from speechssl.manifest.segmentation.settings import SegmentConfig
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 EDGE_SEARCH_SECONDS = 0.2
 """How far beyond the padding a clip's end may move to a quieter place."""

@@ -12,12 +12,13 @@ from speechssl.audio import is_url
 from speechssl.errors import ManifestError
 from speechssl.manifest.build import BuildResult
 from speechssl.manifest.jsonl import STRING
-from speechssl.manifest.scan import Progress, default_num_workers
+from speechssl.manifest.scan import default_num_workers
 from speechssl.manifest.shards.journal import IndexedShard, ShardJournal
 from speechssl.manifest.shards.samples import as_text, index_shard
 from speechssl.manifest.shards.storage import StoredFile, list_files
 from speechssl.manifest.shards.threads import in_order
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 COMPRESSED_EXTENSIONS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 

@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from speechssl.errors import ConfigError, ManifestError
 from speechssl.manifest.jsonl import STRING
-from speechssl.manifest.scan import Progress, default_num_workers
+from speechssl.manifest.scan import default_num_workers
 from speechssl.manifest.shards.encode import OPUS_KILOBITS, OPUS_RATES, AudioFormat
 from speechssl.manifest.shards.items import Items, Packed, pack
 from speechssl.manifest.shards.parts import Parts
 from speechssl.manifest.shards.storage import OutputFolder
 from speechssl.manifest.shards.threads import in_order
 from speechssl.manifest.table import Manifest
+from speechssl.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

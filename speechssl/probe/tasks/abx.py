@@ -9,10 +9,11 @@ from speechssl.probe import abx
 from speechssl.probe.parts import strings
 from speechssl.probe.results import ratio_outcome
 from speechssl.probe.sources import layer_names
-from speechssl.probe.tasks.job import Finished, Job, Progress, Sources
+from speechssl.probe.tasks.job import Finished, Job, Sources
+from speechssl.progress import Tell
 
 
-def discriminate(job: Job, sources: Sources, tell: Progress) -> Finished:
+def discriminate(job: Job, sources: Sources, tell: Tell) -> Finished:
     """Errors among triples of each part's recordings or aligned spans."""
     config = job.config
     alignments = None if config.alignment is None else read_ctm(config.alignment)

@@ -9,12 +9,13 @@ from speechssl.probe import ctc_head
 from speechssl.probe.parts import draw_training
 from speechssl.probe.results import ratio_outcome
 from speechssl.probe.sources import layer_names
-from speechssl.probe.tasks.job import Finished, Job, Progress, Sources
+from speechssl.probe.tasks.job import Finished, Job, Sources
+from speechssl.progress import Tell
 from speechssl.scoring import error_rates
 from speechssl.text import Vocabulary, normalize
 
 
-def recognise_texts(job: Job, sources: Sources, tell: Progress) -> Finished:
+def recognise_texts(job: Job, sources: Sources, tell: Tell) -> Finished:
     """Character error rates of a head for every representation and seed."""
     config = job.config
     texts = {

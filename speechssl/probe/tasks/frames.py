@@ -8,10 +8,11 @@ from speechssl.probe import aligned
 from speechssl.probe.classify import best_choice
 from speechssl.probe.results import ratio_outcome
 from speechssl.probe.sources import layer_names
-from speechssl.probe.tasks.job import Finished, Job, Progress, Sources
+from speechssl.probe.tasks.job import Finished, Job, Sources
+from speechssl.progress import Tell
 
 
-def classify_frames(job: Job, sources: Sources, tell: Progress) -> Finished:
+def classify_frames(job: Job, sources: Sources, tell: Tell) -> Finished:
     """Frame accuracies; layer and strength are chosen inside the training part."""
     config = job.config
     assert config.alignment is not None, "checked by the configuration"

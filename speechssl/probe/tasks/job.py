@@ -1,6 +1,6 @@
 """What every task is handed, and what it gives back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,6 @@ from speechssl.probe.results import Outcome
 from speechssl.probe.settings import ProbeConfig
 from speechssl.types import Utterance
 
-Progress = Callable[[str], None]
 Sources = Mapping[str, Sequence[FrameSource]]
 """For each representation one source, or one for every seed."""
 

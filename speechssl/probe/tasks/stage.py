@@ -13,10 +13,11 @@ from speechssl.probe.sources import check_names, frame_sources, open_representat
 from speechssl.probe.tasks.abx import discriminate
 from speechssl.probe.tasks.ctc import recognise_texts
 from speechssl.probe.tasks.frames import classify_frames
-from speechssl.probe.tasks.job import Finished, Job, Progress, Sources
+from speechssl.probe.tasks.job import Finished, Job, Sources
 from speechssl.probe.tasks.verify import verify_speakers
+from speechssl.progress import Tell
 
-TASKS: dict[str, Callable[[Job, Sources, Progress], Finished]] = {
+TASKS: dict[str, Callable[[Job, Sources, Tell], Finished]] = {
     "verify": verify_speakers,
     "frames": classify_frames,
     "ctc": recognise_texts,
@@ -24,7 +25,7 @@ TASKS: dict[str, Callable[[Job, Sources, Progress], Finished]] = {
 }
 
 
-def run_task(config: ProbeConfig, *, progress: Progress | None = None) -> TaskResult:
+def run_task(config: ProbeConfig, *, progress: Tell | None = None) -> TaskResult:
     """Probe as configured, for `verify`, `frames`, `ctc` or `abx`; writes `output/probe.json` where one is named.
 
     Raises:
@@ -47,7 +48,7 @@ def probe_task(
     *,
     config: ProbeConfig,
     baselines: Sequence[str] = BASELINES,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> TaskResult:
     """Probe baselines and encoders on a training and a test part; arguments and errors as `probe.probe`."""
     tell = progress or (lambda line: None)

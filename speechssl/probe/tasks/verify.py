@@ -6,11 +6,12 @@ from speechssl.errors import ConfigError
 from speechssl.probe.features import LayerVectors
 from speechssl.probe.parts import Part, strings
 from speechssl.probe.sources import layer_names, utterance_vectors
-from speechssl.probe.tasks.job import Finished, Job, Progress, Sources
+from speechssl.probe.tasks.job import Finished, Job, Sources
 from speechssl.probe.verify import draw_trials, verify
+from speechssl.progress import Tell
 
 
-def verify_speakers(job: Job, sources: Sources, tell: Progress) -> Finished:
+def verify_speakers(job: Job, sources: Sources, tell: Tell) -> Finished:
     """Equal error rates among pairs of each part's utterances."""
     config = job.config
     recordings = [job.rows(part) for part in (0, 1)]
