@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from speechssl.config import from_dict, to_dict
+from speechssl.config import to_dict
 from speechssl.data import AudioBatches, DataConfig, EpochCoverage, coverage_path, current_ranks, iterate_once
-from speechssl.encoder import PRESETS, EncoderConfig, SpeechEncoder, encoder_config, resolve_device
+from speechssl.encoder import SpeechEncoder, encoder_config, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.interop.model import PretrainingModel
 from speechssl.interop.models import load_model
@@ -86,7 +86,7 @@ class PretrainConfig:
                 "objective=cluster needs targets: make them with `speechssl units` and name the folder as"
                 " cluster.targets"
             )
-        resolve_encoder(self.preset, self.encoder)
+        encoder_config(self.preset, self.encoder)
 
 
 def _build_contrastive(config: PretrainConfig, encoder: SpeechEncoder, seed: int) -> nn.Module:
@@ -126,17 +126,6 @@ class PretrainResult:
     training: TrainingResult
     left_out: Mapping[str, str]
     coverage: tuple[EpochCoverage, ...] = ()
-
-
-def resolve_encoder(preset: str, overrides: Mapping[str, Any]) -> EncoderConfig:
-    """The encoder's configuration from a preset's name and fields that differ, converted to their types.
-
-    Raises:
-        ConfigError: unknown preset or field, or a wrong value.
-    """
-    if preset not in PRESETS:
-        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, but is {preset!r}")
-    return from_dict(EncoderConfig, {**to_dict(encoder_config(preset)), **overrides}, source="encoder")
 
 
 class PretrainTask:
@@ -276,7 +265,7 @@ def build_models(config: PretrainConfig) -> tuple[SpeechEncoder, nn.Module]:
     """
     seed = config.training.seed
     if config.initialize_from is None:
-        encoder = SpeechEncoder(resolve_encoder(config.preset, config.encoder), seed=derive_seed("encoder", seed))
+        encoder = SpeechEncoder(encoder_config(config.preset, config.encoder), seed=derive_seed("encoder", seed))
         return encoder, build_objective(config, encoder)
     start = load_model(config.initialize_from)
     encoder = start if isinstance(start, SpeechEncoder) else start.encoder

@@ -7,7 +7,7 @@ from speechssl.encoder.config import WAV2VEC2_CONV_LAYERS, EncoderConfig, config
 from speechssl.encoder.device import resolve_device
 from speechssl.encoder.layers import mean_over_time, select_layer
 from speechssl.encoder.model import SpeechEncoder, load_encoder
-from speechssl.encoder.presets import PRESETS, encoder_config
+from speechssl.encoder.presets import PRESETS, encoder_config, override
 
 __all__ = [
     "PRESETS",
@@ -18,6 +18,7 @@ __all__ = [
     "encoder_config",
     "load_encoder",
     "mean_over_time",
+    "override",
     "resolve_device",
     "select_layer",
 ]

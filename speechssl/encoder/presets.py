@@ -1,9 +1,9 @@
 """Configurations by name: `tiny`, `small`, and the paper's `base` and `large`."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any
 
+from speechssl.config import from_dict, to_dict
 from speechssl.encoder.config import EncoderConfig
 from speechssl.errors import ConfigError
 
@@ -53,14 +53,17 @@ def encoder_config(preset: str, overrides: Mapping[str, Any] | None = None) -> E
     `base` and `large` are the paper's; `tiny` has a log-mel front end and trains on two CPU cores.
 
     Raises:
-        ConfigError: unknown preset or field.
+        ConfigError: unknown preset or field, or a wrong value.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"encoder preset must be one of {', '.join(PRESETS)}, but is {preset!r}")
-    config = EncoderConfig(**PRESETS[preset])
-    if not overrides:
-        return config
-    unknown = set(overrides) - {field.name for field in fields(EncoderConfig)}
-    if unknown:
-        raise ConfigError(f"encoder has no option {', '.join(sorted(unknown))}; see EncoderConfig for the list")
-    return replace(config, **overrides)
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, but is {preset!r}")
+    return override(EncoderConfig(**PRESETS[preset]), overrides or {})
+
+
+def override(config: EncoderConfig, overrides: Mapping[str, Any]) -> EncoderConfig:
+    """`config` with some fields replaced, each converted to its declared type.
+
+    Raises:
+        ConfigError: unknown field (with the nearest name), or a wrong value.
+    """
+    return from_dict(EncoderConfig, {**to_dict(config), **overrides}, source="encoder")

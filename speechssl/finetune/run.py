@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from speechssl.asr import CtcModel
-from speechssl.config import from_dict, to_dict
+from speechssl.config import to_dict
 from speechssl.data import EpochCoverage
-from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config, resolve_device
+from speechssl.encoder import SpeechEncoder, encoder_config, override, resolve_device
 from speechssl.errors import ConfigError
 from speechssl.finetune.adapters import weights_checksum
 from speechssl.finetune.config import FinetuneConfig
@@ -159,7 +158,7 @@ def build_encoder(config: FinetuneConfig) -> SpeechEncoder:
     overrides = {"feature_gradient_scale": 1.0, **config.encoder}
     if config.pretrained is None:
         return SpeechEncoder(
-            _override(encoder_config(config.preset), overrides), seed=derive_seed("encoder", config.training.seed)
+            encoder_config(config.preset, overrides), seed=derive_seed("encoder", config.training.seed)
         )
     fixed = sorted(set(config.encoder) - set(_CHANGEABLE))
     if fixed:
@@ -168,13 +167,9 @@ def build_encoder(config: FinetuneConfig) -> SpeechEncoder:
             f"{', '.join(_CHANGEABLE)} can, or train from scratch (pretrained: null)"
         )
     loaded = load_encoder(config.pretrained)
-    encoder = SpeechEncoder(_override(loaded.config, overrides))
+    encoder = SpeechEncoder(override(loaded.config, overrides))
     encoder.load_state_dict(loaded.state_dict())
     return encoder
-
-
-def _override(config: EncoderConfig, overrides: Mapping[str, Any]) -> EncoderConfig:
-    return from_dict(EncoderConfig, {**to_dict(config), **overrides}, source="encoder")
 
 
 def _check_disjoint(train_manifest: Manifest, valid_manifest: Manifest, config: FinetuneConfig) -> None:

@@ -1,8 +1,7 @@
 """The fine-tuned arms: each with its own sweep of learning rates, on the same labels and the same number of updates."""
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from speechssl.jobs import Job, last_words, num_cores, run_jobs
 from speechssl.quickstart.corpus import Parts
 from speechssl.quickstart.settings import QuickstartConfig, Trial
 from speechssl.resources import resource_folder
+from speechssl.training.records import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -162,25 +162,11 @@ def _arms_and_rates(config: QuickstartConfig, arms: Sequence[Arm]) -> list[tuple
     return pairs
 
 
-def _metrics(run: Path) -> list[Mapping[str, Any]]:
-    """Lines of a run's metrics, without a torn last one."""
-    lines = []
-    try:
-        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue
-    except OSError:
-        return []
-    return [line for line in lines if isinstance(line, dict)]
-
-
 def _best_validation(run: Path) -> tuple[float, float] | None:
     """WER and CER on dev at the checkpoint that is kept as best: the first with the lowest CER."""
     found = [
         (float(line["valid_cer"]), float(line["valid_wer"]))
-        for line in _metrics(run)
+        for line in read_metrics(run)
         if line.get("valid_cer") is not None and line.get("valid_wer") is not None
     ]
     if not found:
@@ -197,7 +183,7 @@ class _Status:
 
     def __call__(self) -> str:
         latest: dict[str, Any] = {}
-        for line in _metrics(self.config.run_directory):
+        for line in read_metrics(self.config.run_directory):
             latest.update(line)
         if "step" not in latest:
             return "starting"

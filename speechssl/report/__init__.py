@@ -2,7 +2,7 @@
 
 from speechssl.report.audit import audit_sections, write_audit_page
 from speechssl.report.codes import codes_section
-from speechssl.report.curves import curves_section, read_metrics
+from speechssl.report.curves import curves_section, read_series
 from speechssl.report.data import data_section
 from speechssl.report.embeddings import embeddings_section
 from speechssl.report.page import Highlight, Section, details, key_values, note, paragraph, section, table, write_report
@@ -24,7 +24,7 @@ __all__ = [
     "note",
     "paragraph",
     "probe_section",
-    "read_metrics",
+    "read_series",
     "section",
     "spectrogram_section",
     "table",

@@ -1,7 +1,6 @@
 """How training went, from the lines of `metrics.jsonl`."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from speechssl.report.page import Section, note, paragraph, section
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METRICS_FILE = "metrics.jsonl"
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 
 
@@ -46,24 +44,19 @@ PANELS = (
 )
 
 
-def read_metrics(run_directory: str | Path) -> dict[str, Series]:
-    """Every metric of a run's `metrics.jsonl` as (steps, values); an unreadable line, such as a cut last one, is left.
+def read_series(run_directory: str | Path) -> dict[str, Series]:
+    """Every metric of a run's `metrics.jsonl` as (steps, values).
 
     Values that are no numbers are left out; NaN and infinities stay, as gaps in the curves.
     """
-    path = Path(run_directory)
-    path = path / METRICS_FILE if path.is_dir() else path
+    from speechssl.training.records import read_metrics  # with torch, which other pages do without
+
     collected: dict[str, tuple[list[float], list[float]]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            record = json.loads(line)
-            step = float(record.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
+    for record in read_metrics(Path(run_directory)):
         for name, value in record.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
                 steps, values = collected.setdefault(name, ([], []))
-                steps.append(step)
+                steps.append(float(record["step"]))
                 values.append(float(value))
     return {name: (np.array(steps), np.array(values)) for name, (steps, values) in collected.items()}
 
@@ -78,13 +71,13 @@ def curves_section(
     """Curves of one run directory, or of several by name in the same axes.
 
     Args:
-        runs: a run directory (or its metrics file), or name -> run directory.
+        runs: a run directory, or name -> run directory.
         title: of the section.
         num_entries: entries V of a codebook, drawn as the greatest possible code perplexity.
         text: a sentence of explanation put above the curves.
     """
     named = {"": runs} if isinstance(runs, str | Path) else runs
-    metrics = {name: read_metrics(directory) for name, directory in named.items()}
+    metrics = {name: read_series(directory) for name, directory in named.items()}
     parts = [paragraph(text)] if text else []
     missing = [name or str(named[name]) for name, values in metrics.items() if not values]
     if missing:
@@ -173,9 +166,3 @@ def _thin(steps: NDArray[np.float64], points: NDArray[np.float64], most: int = 6
         return steps, points
     groups = np.array_split(np.arange(len(steps)), most)
     return np.array([steps[group].mean() for group in groups]), np.array([points[group].mean() for group in groups])
-
-
-def final_values(run_directory: str | Path, names: Sequence[str]) -> dict[str, float]:
-    """The last logged value of each named metric that the run has."""
-    metrics = read_metrics(run_directory)
-    return {name: float(metrics[name][1][-1]) for name in names if name in metrics}

@@ -75,9 +75,9 @@ class MetricsLog:
 
 
 def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
-    """All lines of a run's `metrics.jsonl`; a torn last line is left out."""
+    """All lines of a run's `metrics.jsonl`; a torn one, or one without a step, is left out."""
     path = run_directory / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return [values for line in lines if (values := _parse(line)) is not None]
 
 
@@ -86,7 +86,7 @@ def _parse(line: str) -> dict[str, Any] | None:
         values = json.loads(line)
     except ValueError:
         return None
-    return values if isinstance(values, dict) and "step" in values else None
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int | float) else None
 
 
 def _truncate(path: Path, step: int) -> None:

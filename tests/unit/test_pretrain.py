@@ -12,7 +12,7 @@ import torch
 
 import speechssl.pretrain
 from speechssl.data import DataConfig
-from speechssl.encoder import SpeechEncoder, load_encoder
+from speechssl.encoder import SpeechEncoder, encoder_config, load_encoder
 from speechssl.errors import ConfigError, ManifestError, TrainingError
 from speechssl.manifest import build_manifest
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective, build_contrastive
@@ -174,7 +174,7 @@ def test_held_out_metrics_are_those_of_the_held_out_clips(clips: Path, tmp_path:
 def test_held_out_metrics_are_repeatable_and_independent_of_batches(clips: Path, tmp_path: Path) -> None:
     """Weighted by targets. In evaluation nothing is random but masks and distractors, which are seeded."""
     held_out = speechssl.pretrain.Manifest.load(write_clips(tmp_path / "valid", count=3))
-    encoder = SpeechEncoder(speechssl.pretrain.resolve_encoder("tiny", ENCODER))
+    encoder = SpeechEncoder(encoder_config("tiny", ENCODER))
     objective = ContrastiveObjective(
         config(clips, tmp_path).contrastive, latent_dim=encoder.config.latent_dim, model_dim=32
     )
@@ -216,7 +216,7 @@ def test_several_manifests_are_joined(clips: Path, tmp_path: Path) -> None:
 
 
 def test_every_parameter_is_trained_and_only_matrices_decay(clips: Path, tmp_path: Path) -> None:
-    encoder = SpeechEncoder(speechssl.pretrain.resolve_encoder("base", {**BASE_STYLE}))
+    encoder = SpeechEncoder(encoder_config("base", {**BASE_STYLE}))
     objective = ContrastiveObjective(ContrastiveConfig(), latent_dim=16, model_dim=32)
     task = PretrainTask(encoder, objective, None, None, valid_batch_seconds=1, seed=0)
     decayed, others = ({id(p) for p in group["params"]} for group in task.parameter_groups())
@@ -241,7 +241,7 @@ def test_waveform_encoders_train_in_both_precisions(clips: Path, tmp_path: Path,
         clips, tmp_path / "run", preset="base", encoder={**BASE_STYLE, "conv_norm": style},
         training={"max_steps": 2, "precision": precision},
     )  # fmt: skip
-    before = SpeechEncoder(speechssl.pretrain.resolve_encoder(settings.preset, settings.encoder))
+    before = SpeechEncoder(encoder_config(settings.preset, settings.encoder))
     result = run(settings)
     assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "run"))
     assert result.training.steps == 2

@@ -95,7 +95,7 @@ def test_report_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: p
     def fail(source: object, target: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("speechssl.report.page.os.replace", fail)
+    monkeypatch.setattr("speechssl.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(path, "second", "", [])
     assert path.read_text() == before and [item.name for item in path.parent.iterdir()] == ["report.html"]

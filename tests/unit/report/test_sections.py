@@ -16,7 +16,7 @@ from speechssl.report import (
     data_section,
     embeddings_section,
     probe_section,
-    read_metrics,
+    read_series,
     spectrogram_section,
     wer_section,
 )
@@ -82,9 +82,9 @@ def test_metrics_are_read_around_what_is_no_metric(tmp_path: Path) -> None:
         {"step": 2, "loss": math.nan},
         {"loss": 9},
     ]
-    found = read_metrics(write_metrics(tmp_path, records, tail='[1]\n{"step": 3, "lo'))
+    found = read_series(write_metrics(tmp_path, records, tail='[1]\n{"step": 3, "lo'))
     assert list(found) == ["loss"] and found["loss"][0].tolist() == [1, 2] and math.isnan(found["loss"][1][1])
-    assert read_metrics(tmp_path / "nowhere") == {}
+    assert read_series(tmp_path / "nowhere") == {}
 
 
 def test_curves_draw_what_was_logged_and_mark_the_greatest_perplexity(tmp_path: Path) -> None:
