@@ -19,9 +19,13 @@ KINDS = (*(symptom.kind for symptom in (*SYMPTOMS, *VALIDATION_SYMPTOMS)), *DATA
 class MonitorConfig(Thresholds):
     """When the monitor speaks, and whether a problem ends the run (`action` stop) or not (warn).
 
-    A symptom must last `patience_steps` updates in a row, after the first `grace_steps`, in which everything may look
-    odd; kinds listed in `ignore` are not looked for. Values that are not finite end the run under either action:
-    nothing is learned any more.
+    Values that are not finite end the run under either action: nothing is learned any more.
+
+    Attributes:
+        action: whether a problem ends the run.
+        ignore: kinds that are not looked for, e.g. loss_plateau.
+        grace_steps: first updates, in which everything may look odd.
+        patience_steps: updates in a row that a symptom must last.
     """
 
     action: Literal["warn", "stop"] = "warn"

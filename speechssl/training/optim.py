@@ -16,10 +16,18 @@ Schedule = Literal["tri_stage", "linear", "polynomial", "cosine", "constant"]
 class OptimConfig:
     """AdamW and its learning-rate schedule.
 
-    `peak_lr` is reached after the warm-up: `warmup_steps`, or `warmup_fraction` of the run when that is None. Then:
-    `tri_stage` holds for `hold_fraction` of the run and decays exponentially, `linear` and `polynomial` (`power`)
-    decay as (1 - progress) ** power, `cosine` along half a cosine, each to `final_scale * peak_lr` at the last
-    update; `constant` stays.
+    Attributes:
+        peak_lr: the learning rate after the warm-up.
+        schedule: what follows the warm-up. tri_stage holds for a while and decays exponentially, linear and polynomial
+            decay as (1 - progress) ** power, cosine along half a cosine, constant stays.
+        warmup_fraction: share of the run in which the learning rate rises from 0.
+        warmup_steps: updates in which it rises, in place of warmup_fraction.
+        hold_fraction: share of the run in which tri_stage holds the peak.
+        final_scale: learning rate at the last update as a share of the peak.
+        power: of the polynomial.
+        betas: decay of the first and second moment.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled, of matrices and kernels; biases and norms have none.
     """
 
     peak_lr: float = 5e-4

@@ -17,11 +17,27 @@ from speechssl.types import ObjectiveOutput
 class TrainingConfig:
     """How long and how to train, what to write and when to stop.
 
-    Every interval counts updates. `accumulation_steps` micro-batches make one update; its gradient is the mean over all
-    their targets. `checkpoint_activations` keeps only the input of each of the encoder's layers and computes the layer
-    again in the backward pass: less memory, more time, the same gradients. `early_stopping_patience` counts validations
-    without a better `best_metric` (`best_mode` says which way is better). The newest `keep_checkpoints` and the best
-    `keep_best` checkpoints are kept.
+    Attributes:
+        max_steps: updates of the whole run; a finished run goes on when this is raised.
+        accumulation_steps: micro-batches that make one update; its gradient is the mean over all their targets.
+        clip_norm: largest norm of an update's gradient; null clips nothing.
+        precision: of the arithmetic; weights stay in fp32. bf16 is for GPUs, and CPUs with AMX.
+        compile: compile the feed-forward parts with torch.compile; the first updates take longer.
+        checkpoint_activations: keep only the input of each of the encoder's layers and compute the layer again in the
+            backward pass; less memory, more time, the same gradients.
+        seed: of weights, order, crops, masks and dropout.
+        num_threads: of the arithmetic on the CPU; null leaves it to torch.
+        log_interval: updates between two lines of metrics.
+        validate_interval: updates between two validations; null never validates.
+        checkpoint_interval: updates between two checkpoints.
+        keep_checkpoints: the newest checkpoints that are kept.
+        keep_best: the best checkpoints by best_metric that are kept besides.
+        best_metric: a metric of the validations.
+        best_mode: whether less or more of it is better.
+        early_stopping_patience: end after so many validations without a better best_metric; null never does.
+        tensorboard: write the metrics for TensorBoard, too.
+        optim: the optimizer.
+        monitor: what is diagnosed.
     """
 
     max_steps: int = 10_000

@@ -73,6 +73,13 @@ def test_stored_help_is_that_of_the_code(command: str, run: Run) -> None:
     assert run(*command.split(), "--help", "--print_config")[1] == run(*command.split(), "--help")[1]
 
 
+@pytest.mark.parametrize("command", list(commands()))
+def test_every_option_is_described(command: str) -> None:
+    groups = json.loads(text_path(command.split()).read_text(encoding="utf-8"))["groups"]
+    described = {name: text.strip() for group in groups for name, text in group["options"]}
+    assert not [name for name, text in described.items() if not text or text.startswith("(")]
+
+
 def test_no_help_is_stored_of_what_is_no_command() -> None:
     assert {path.name for path in TEXTS.iterdir()} == {text_path(command.split()).name for command in commands()}
 
