@@ -24,16 +24,11 @@ class ShortfallError(Exception):
     """A file ends before the window does."""
 
 
-class Window(io.RawIOBase):
-    """A seekable file object of `num_bytes`; `_read_at` brings the bytes.
-
-    Decoders call it from C and cannot pass on what a read raises. So a fault ends the file, and is kept in `failure`
-    for the caller to raise instead of the decoder's guess.
-    """
+class SizedStream(io.RawIOBase):
+    """A file object of `num_bytes` that knows its position; how it is read is up to who derives from it."""
 
     def __init__(self, num_bytes: int) -> None:
         super().__init__()
-        self.failure: Exception | None = None
         self._num_bytes = num_bytes
         self._position = 0
 
@@ -54,6 +49,18 @@ class Window(io.RawIOBase):
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._num_bytes}[whence]
         self._position = max(0, base + offset)
         return self._position
+
+
+class Window(SizedStream):
+    """A seekable file object of `num_bytes`; `_read_at` brings the bytes.
+
+    Decoders call it from C and cannot pass on what a read raises. So a fault ends the file, and is kept in `failure`
+    for the caller to raise instead of the decoder's guess.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(num_bytes)
+        self.failure: Exception | None = None
 
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` as far as the window goes, or as there is no fault."""

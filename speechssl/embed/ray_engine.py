@@ -21,6 +21,7 @@ from speechssl.embed.stage import EmbedResult, finish, load_job, prepared
 from speechssl.embed.work import ShardMaker
 from speechssl.errors import ConfigError, SpeechSSLError
 from speechssl.progress import Progress
+from speechssl.quiet import without_stderr
 
 
 class RayEngine:
@@ -78,7 +79,7 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with _environment(_AT_START), _without_stderr():
+    with _environment(_AT_START), without_stderr():  # where Ray tells that it found the level of its messages
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
@@ -106,19 +107,6 @@ def _environment(defaults: dict[str, str]) -> Iterator[None]:
     finally:
         for name in missing:
             del os.environ[name]
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Ray's libraries write past Python, also that they found the level of their messages."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _absolute(config: EmbedConfig) -> EmbedConfig:

@@ -1,13 +1,11 @@
 """flashlight-text: imported when a beam search is asked for, and its KenLM kept quiet."""
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from speechssl.errors import ConfigError
+from speechssl.quiet import without_stderr
 
 
 def flashlight() -> Any:
@@ -48,7 +46,7 @@ def load_kenlm(path: Path, entries: Sequence[str]) -> Any:
     try:
         from flashlight.lib.text.decoder.kenlm import KenLM
 
-        with _quiet():
+        with without_stderr():  # KenLM draws a progress bar
             return KenLM(str(path), symbols)
     except ImportError as error:
         raise ConfigError(f"this flashlight-text holds no KenLM ({error}): pip install 'speechssl[lm]'") from error
@@ -57,18 +55,3 @@ def load_kenlm(path: Path, entries: Sequence[str]) -> Any:
         raise ConfigError(
             f"{path}: is no language model that KenLM reads: {reason}; give an ARPA file or KenLM's binary"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """KenLM draws a progress bar on the standard error of the process; it goes nowhere meanwhile."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -1,12 +1,12 @@
 """Read a shard once, front to back, without an index: for cold storage, copies and shards of others."""
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from speechssl.audio import is_url, remote
+from speechssl.audio.windows import SizedStream
 from speechssl.errors import ManifestError
 from speechssl.manifest.shards.keys import split_name
 from speechssl.manifest.shards.storage import StoredFile, list_files, open_stored
@@ -76,33 +76,14 @@ def _open_ahead(file: StoredFile) -> Any:
     return _Ahead(file) if is_url(file.path) else open_stored(file)
 
 
-class _Ahead(io.RawIOBase):
+class _Ahead(SizedStream):
     """A remote file of which the next pieces are fetched while the present one is read; going back costs a request."""
 
     def __init__(self, file: StoredFile) -> None:
-        super().__init__()
+        super().__init__(file.num_bytes)
         self._file = file
-        self._position = 0
         self._pool = ThreadPoolExecutor(PIECES_AHEAD, "shard")
         self._pieces: dict[int, Future[bytes]] = {}
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move; pieces that lie behind are forgotten with the next read."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.num_bytes}[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
     def read(self, count: int = -1) -> bytes:
         """Exactly `count` bytes, fewer only at the end; all that is left by default."""
