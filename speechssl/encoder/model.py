@@ -28,13 +28,10 @@ from speechssl.model_directory import (
 )
 from speechssl.nn.context_encoder import ContextEncoder
 from speechssl.nn.dropout import dropout
-from speechssl.nn.feature_encoder import (
-    ConvFeatureEncoder,
-    FbankFeatureEncoder,
-    LogMelFeatureEncoder,
-    normalize_waveform,
-)
+from speechssl.nn.feature_encoder import ConvFeatureEncoder
+from speechssl.nn.mel_features import FbankFeatureEncoder, LogMelFeatureEncoder
 from speechssl.nn.pooling import Pooling
+from speechssl.nn.statistics import normalize_waveform
 from speechssl.types import EncoderOutput, LatentOutput, Utterance
 
 

@@ -19,8 +19,8 @@ from speechssl.errors import AudioError, ConfigError
 from speechssl.extraction.audio_blocks import Blocks, content_hash, cut
 from speechssl.extraction.representation import Extractor
 from speechssl.lengths import frame_stride, input_length, output_length, receptive_field, seconds_to_samples
-from speechssl.nn.feature_encoder import TimeStatistics
 from speechssl.nn.pooling import Summary
+from speechssl.nn.statistics import TimeStatistics
 
 _STATISTICS_SECONDS = 10.0  # measured at a time; the first convolution's output is large
 

@@ -1,84 +1,22 @@
-"""Front ends: waveform -> latents, 20 ms apart.
+"""The paper's front end: waveform -> latents 20 ms apart, by strided convolutions (wav2vec 2.0, section 2).
 
-`ConvFeatureEncoder` is the paper's stack of strided convolutions (wav2vec 2.0, Baevski et al. 2020, section 2).
-`LogMelFeatureEncoder` computes normalized log-mel features and stacks neighbours; it has no weights and costs a
-hundredth, which is what makes pre-training on a small machine possible. `FbankFeatureEncoder` is w2v-BERT 2.0's.
-
-Shapes: B utterances, S samples, T frames, C latent dim.
+Those without weights are in `mel_features`. Shapes: B utterances, S samples, T frames, C latent dim.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechssl.lengths import StridedLayers, is_full, output_length, padding_mask
+from speechssl.lengths import StridedLayers, is_full, output_length
 from speechssl.nn.conv_stack import ConvStack, flat_weight, fold_group_norm, sample_windows
 from speechssl.nn.dropout import is_plain_cpu
 from speechssl.nn.kept import KeptWhileUnchanged
+from speechssl.nn.statistics import TimeStatistics, masked_mean_and_variance, zero_padding
 
 PaddingStatistics = Literal["masked", "included"]
-
-
-@dataclass(frozen=True)
-class TimeStatistics:
-    """Mean and biased variance `[C]` over all `count` steps of a recording, by which a part of it is normalized."""
-
-    mean: Tensor
-    variance: Tensor
-    count: int
-
-
-def full_precision(device_type: str) -> AbstractContextManager[Any]:
-    """No autocast inside; nothing where a program is exported, which is in fp32 and could not be stored with it."""
-    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return nullcontext() if exporting() else torch.autocast(device_type, enabled=False)
-
-
-def wide(x: Tensor, *, training: bool) -> Tensor:
-    """In fp64, for the little that is ill-conditioned; in fp32 in training, in exported programs and on MPS.
-
-    Band energies near their floor, normalized by their own small variance, turn rounding in fp32, which differs with
-    the shape of a batch, into 5e-5 of the largest latent; in fp64 nothing of it is left after rounding to fp32.
-    Training does without: there it would cost twice the time for nothing.
-    """
-    narrow = training or torch.compiler.is_compiling() or x.device.type == "mps"
-    return x.float() if narrow else x.double()
-
-
-def masked_mean_and_variance(x: Tensor, lengths: Tensor, *, time_dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the valid steps of `time_dim`, kept as size-1 dimensions, in fp32 (fp64 of fp64).
-
-    `x` is `[B, ...]`, `lengths` i64 `[B]`. Rows without a valid step give mean 0 and variance 0.
-    """
-    x = x if x.dtype == torch.float64 else x.float()
-    max_length = x.shape[time_dim]
-    if is_full(lengths, max_length):
-        mean = x.mean(time_dim, keepdim=True)
-        return mean, (x - mean).square().mean(time_dim, keepdim=True)
-    shape = [1] * x.dim()
-    shape[0], shape[time_dim] = x.shape[0], max_length
-    valid = (~padding_mask(lengths, max_length)).view(shape)
-    count = valid.sum(time_dim, keepdim=True).clamp(min=1)
-    mean = torch.where(valid, x, 0).sum(time_dim, keepdim=True) / count
-    variance = torch.where(valid, x - mean, 0).square().sum(time_dim, keepdim=True) / count
-    return mean, variance
-
-
-def normalize_waveform(waveform: Tensor, num_samples: Tensor, *, eps: float = 1e-5, training: bool = False) -> Tensor:
-    """Zero mean and unit variance per utterance over its own samples; padding becomes 0. `[B, S]` -> `[B, S]`.
-
-    Outside of `training` the same samples give the same bits, whatever the padding.
-    """
-    mean, variance = masked_mean_and_variance(wide(waveform, training=training), num_samples, time_dim=1)
-    normalized = (waveform - mean.float()) * torch.rsqrt(variance + eps).float()
-    if is_full(num_samples, waveform.shape[1]):
-        return normalized
-    return normalized.masked_fill(padding_mask(num_samples, waveform.shape[1]), 0)
 
 
 def is_untouched(module: nn.Module) -> bool:
@@ -260,156 +198,3 @@ def _flat(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _norm_parameters(norms: list[ChannelLayerNorm], index: int) -> list[Tensor | None]:
     """Scale and shift of a layer's norm, where there are norms."""
     return [norms[index].weight, norms[index].bias] if norms else [None, None]
-
-
-def zero_padding(latents: Tensor, num_frames: Tensor) -> Tensor:
-    """Latents `[B, T, C]` with 0 beyond each row's `num_frames` i64 `[B]`."""
-    if is_full(num_frames, latents.shape[1]):
-        return latents
-    return latents.masked_fill(padding_mask(num_frames, latents.shape[1])[:, :, None], 0)
-
-
-def stack_frames(features: Tensor, stack: int) -> Tensor:
-    """Join each `stack` neighbouring frames; what is left over at the end goes. `[B, T, C]` -> `[B, T', stack C]`."""
-    if torch.compiler.is_compiling():
-        # a slice would tie an exported program to odd or even lengths; this convolution only copies
-        num_features = features.shape[2]
-        copies = torch.eye(stack * num_features, device=features.device, dtype=features.dtype)
-        kernel = copies.view(-1, stack, num_features).transpose(1, 2)
-        return F.conv1d(features.transpose(1, 2), kernel, stride=stack).transpose(1, 2)
-    num_frames = features.shape[1] // stack
-    return features[:, : num_frames * stack].reshape(features.shape[0], num_frames, -1)
-
-
-class LogMelFeatureEncoder(nn.Module):
-    """Log-mel features, normalized per utterance and mel bin, `stack` neighbouring frames joined into one.
-
-    25 ms windows every 10 ms without centring (so a frame never sees padding), Hann window, power spectrum, mel
-    filters as in torchaudio, natural logarithm. Computed without gradient in fp32, whatever autocast says, and outside
-    of training in fp64 (see `wide`).
-    """
-
-    mel_filters: Tensor
-    window: Tensor
-
-    def __init__(
-        self, *, sample_rate: int, num_mels: int, window_samples: int, hop_samples: int, stack: int, floor: float = 1e-5
-    ) -> None:
-        super().__init__()
-        from torchaudio.functional import melscale_fbanks
-
-        self.strided_layers = ((window_samples, hop_samples), (stack, stack))
-        self.dim = num_mels * stack
-        self.stack = stack
-        self.floor = floor
-        filters = melscale_fbanks(
-            window_samples // 2 + 1, 20.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        )
-        self.register_buffer("mel_filters", filters, persistent=False)
-        self.register_buffer("window", torch.hann_window(window_samples), persistent=False)
-
-    normalizes_over_time = True
-
-    @torch.no_grad()
-    def unnormalized(self, waveform: Tensor) -> Tensor:
-        """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
-        with full_precision(waveform.device.type):
-            (window_samples, hop_samples), _ = self.strided_layers
-            frames = wide(waveform, training=self.training).unfold(
-                1, window_samples, hop_samples
-            )  # [B, 10 ms frames, window]
-            spectrum = torch.fft.rfft(frames * self.window)
-            power = torch.view_as_real(spectrum).square().sum(dim=-1)  # abs() would take a needless root
-            return (power @ self.mel_filters.to(power.dtype)).clamp(min=self.floor).log()
-
-    @torch.no_grad()
-    def forward(
-        self, waveform: Tensor, num_samples: Tensor, statistics: TimeStatistics | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`.
-
-        `statistics` are those of the recording that the waveforms are parts of.
-        """
-        with full_precision(waveform.device.type):
-            features = self.unnormalized(waveform)
-            lengths = output_length(num_samples, self.strided_layers[:1])
-            if statistics is None:
-                mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
-            else:
-                mean, variance = statistics.mean, statistics.variance
-            features = ((features - mean) * torch.rsqrt(variance + 1e-3)).float()
-            num_frames = output_length(lengths, self.strided_layers[1:])
-            return zero_padding(stack_frames(features, self.stack), num_frames), num_frames
-
-
-class FbankFeatureEncoder(nn.Module):
-    """Kaldi's log-mel filter bank, normalized per utterance and mel bin, `stack` neighbouring frames joined into one.
-
-    What w2v-BERT 2.0 takes: samples as 16-bit numbers, per window the mean removed and pre-emphasis of 0.97, Povey
-    window, power spectrum of the next power of two, mel filters that are triangles on the mel scale, natural
-    logarithm; unbiased variance. Computed without gradient in fp32, whatever autocast says, and outside of training in
-    fp64 (see `wide`).
-    """
-
-    mel_filters: Tensor
-    window: Tensor
-
-    def __init__(
-        self,
-        *,
-        sample_rate: int,
-        num_mels: int,
-        window_samples: int,
-        hop_samples: int,
-        stack: int,
-        floor: float = 2**-23,
-    ) -> None:
-        super().__init__()
-        from torchaudio.compliance.kaldi import get_mel_banks
-
-        self.strided_layers = ((window_samples, hop_samples), (stack, stack))
-        self.dim = num_mels * stack
-        self.stack = stack
-        self.floor = floor
-        self.fft_size = 1 << (window_samples - 1).bit_length()
-        filters, _ = get_mel_banks(num_mels, self.fft_size, float(sample_rate), 20.0, 0.0, 100.0, -500.0, 1.0)
-        self.register_buffer("mel_filters", F.pad(filters, (0, 1)).T.contiguous(), persistent=False)
-        self.register_buffer("window", torch.hann_window(window_samples, periodic=False) ** 0.85, persistent=False)
-
-    normalizes_over_time = True
-
-    @torch.no_grad()
-    def unnormalized(self, waveform: Tensor) -> Tensor:
-        """The features before they are normalized: `[B, S]` -> `[B, 10 ms frames, mel bins]`."""
-        with full_precision(waveform.device.type):
-            (window_samples, hop_samples), _ = self.strided_layers
-            frames = (
-                wide(waveform, training=self.training).unfold(1, window_samples, hop_samples) * 2**15
-            )  # [B, 10 ms frames, window]
-            frames = frames - frames.mean(dim=2, keepdim=True)
-            frames = frames - 0.97 * torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
-            spectrum = torch.fft.rfft(frames * self.window, n=self.fft_size)
-            power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            return (power @ self.mel_filters.to(power.dtype)).clamp(min=self.floor).log()
-
-    @torch.no_grad()
-    def forward(
-        self, waveform: Tensor, num_samples: Tensor, statistics: TimeStatistics | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`waveform` `[B, S]`, `num_samples` i64 `[B]` -> latents `[B, T, C]` (zero in the padding), frames `[B]`.
-
-        `statistics` are those of the recording that the waveforms are parts of.
-        """
-        with full_precision(waveform.device.type):
-            features = self.unnormalized(waveform)
-            lengths = output_length(num_samples, self.strided_layers[:1])
-            if statistics is None:
-                mean, variance = masked_mean_and_variance(features, lengths, time_dim=1)
-                counts = lengths
-            else:
-                mean, variance = statistics.mean, statistics.variance
-                counts = torch.full_like(lengths, statistics.count)
-            unbiased = counts.to(torch.float32) / (counts - 1).clamp(min=1)
-            features = ((features - mean) * torch.rsqrt(variance * unbiased[:, None, None] + 1e-7)).float()
-            num_frames = output_length(lengths, self.strided_layers[1:])
-            return zero_padding(stack_frames(features, self.stack), num_frames), num_frames

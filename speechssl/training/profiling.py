@@ -19,7 +19,8 @@ from torch import nn
 
 from speechssl.nn.attention import FeedForward, SelfAttention
 from speechssl.nn.context_encoder import ContextEncoder
-from speechssl.nn.feature_encoder import ConvFeatureEncoder, FbankFeatureEncoder, LogMelFeatureEncoder
+from speechssl.nn.feature_encoder import ConvFeatureEncoder
+from speechssl.nn.mel_features import FbankFeatureEncoder, LogMelFeatureEncoder
 from speechssl.nn.positions import BatchNormConvPositions, ConvPositions, StackedConvPositions
 from speechssl.nn.quantizer import GumbelQuantizer
 

@@ -8,14 +8,9 @@ from torch import Tensor, nn
 
 from speechssl.encoder import WAV2VEC2_CONV_LAYERS
 from speechssl.lengths import output_length
-from speechssl.nn.feature_encoder import (
-    ConvFeatureEncoder,
-    FbankFeatureEncoder,
-    LogMelFeatureEncoder,
-    MaskedGroupNorm,
-    masked_mean_and_variance,
-    normalize_waveform,
-)
+from speechssl.nn.feature_encoder import ConvFeatureEncoder, MaskedGroupNorm
+from speechssl.nn.mel_features import FbankFeatureEncoder, LogMelFeatureEncoder
+from speechssl.nn.statistics import masked_mean_and_variance, normalize_waveform
 
 LENGTHS = [3000, 2222, 800]
 

@@ -11,9 +11,10 @@ from speechssl.nn import dropped_attention
 from speechssl.nn.attention import SelfAttention
 from speechssl.nn.dropout import dropout, keep_mask
 from speechssl.nn.dropped_attention import DroppedAttention
-from speechssl.nn.feature_encoder import ConvFeatureEncoder, TimeStatistics
+from speechssl.nn.feature_encoder import ConvFeatureEncoder
 from speechssl.nn.group_conv import SameLengthConv, flat_weight
 from speechssl.nn.positions import ConvPositions, same_length_conv
+from speechssl.nn.statistics import TimeStatistics
 
 LAYERS = ((10, 5), (3, 2), (4, 2), (2, 3), (1, 1))
 """Also a kernel of two strides, one below its stride, and one of 1."""
