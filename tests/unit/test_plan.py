@@ -1,10 +1,14 @@
 """The planner's formulas against torch's own counter, and its predictions against what is then measured."""
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechssl.cli import main
@@ -168,6 +172,51 @@ def test_gradients_of_the_update_before_are_not_counted_again(tmp_path: Path) ->
     measured = meter.measure(planned.batch_maker(1), 1, num_steps=1)
     # weights, gradients and two moments: with gradients counted twice it would be a quarter more
     assert meter.state_bytes() <= measured.peak_bytes < 1.15 * meter.state_bytes()
+
+
+class LivingStorages(TorchDispatchMode):
+    """Counts the bytes of storages alive after every operation, however they came to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.peak_bytes = 0
+
+    def see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            weakref.finalize(storage, self.sizes.pop, key)
+            self.peak_bytes = max(self.peak_bytes, sum(self.sizes.values()))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self.see(value)
+        return result
+
+
+def test_measured_memory_is_that_of_the_storages_that_live(tmp_path: Path) -> None:
+    planned = load_planned(PlanConfig(training=write_config(tmp_path), device="cpu", clip_seconds=1.0))
+    meter = StepMeter(planned.task, planned.training, planned.device)
+    measured = meter.measure(planned.batch_maker(3), 3, num_steps=1)
+    for parameter in (p for module in planned.task.modules.values() for p in module.parameters()):
+        parameter.grad = None
+    living = LivingStorages()
+    for module in planned.task.modules.values():
+        for tensor in (*module.parameters(), *module.buffers()):
+            living.see(tensor)
+    for state in meter._optimizer.state.values():
+        for tensor in state.values():
+            living.see(tensor)
+    batch = planned.batch_maker(3)()
+    living.see(batch.waveform)
+    with living:
+        meter._update(batch)
+    assert living.peak_bytes > meter.state_bytes()
+    assert measured.peak_bytes == pytest.approx(living.peak_bytes, rel=1e-3)
 
 
 def test_layers_that_may_be_dropped_are_planned_for(tmp_path: Path) -> None:
