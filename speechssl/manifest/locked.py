@@ -1,4 +1,4 @@
-"""A file that belongs to one build at a time."""
+"""A file that belongs to one run at a time."""
 
 import errno
 import fcntl
@@ -11,10 +11,11 @@ from speechssl.errors import ManifestError
 logger = logging.getLogger(__name__)
 
 
-def open_locked(path: Path, *, fresh: bool = False) -> BinaryIO:
+def open_locked(path: Path, *, fresh: bool = False, what: str = "build of the same manifest") -> BinaryIO:
     """The file for reading and writing, made where it is missing, without buffer; `fresh` empties it.
 
-    It is locked until it is closed or the process ends, where the file system knows locks.
+    It is locked until it is closed or the process ends, where the file system knows locks. `what` may run once at a
+    time stands in the error.
 
     Raises:
         ManifestError: another process has it.
@@ -26,9 +27,7 @@ def open_locked(path: Path, *, fresh: bool = False) -> BinaryIO:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             file.close()
-            raise ManifestError(
-                f"{path}: another build of the same manifest is running; wait for it, or name another output"
-            ) from None
+            raise ManifestError(f"{path}: another {what} is running; wait for it, or name another output") from None
         logger.debug("%s: cannot be locked: %s", path, error)
     if fresh:
         file.truncate(0)

@@ -37,18 +37,22 @@ def huggingface_peer(folder: Path, model: Exportable) -> tuple[str, Peer]:
     theirs = getattr(transformers, auto).from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     rate = encoder_of(model).config.sample_rate
+    context: list[Tensor] = []
+    # the hidden states end before or after the norm behind the layers, depending on the version
+    theirs.base_model.register_forward_hook(lambda module, inputs, output: context.append(output[0]))
 
     @torch.no_grad()
     def run(waveform: Tensor, num_samples: Tensor) -> Layers:
         clips = [row[:length].numpy() for row, length in zip(waveform, num_samples.tolist(), strict=True)]
         inputs = extractor(clips, sampling_rate=rate, padding=True, return_tensors="pt", return_attention_mask=True)
+        context.clear()
         output = theirs(**inputs, output_hidden_states=True)
         states = output.hidden_states
         layers: dict[str, Tensor] = {}
         if kind == "encoder" and output.get("extract_features") is not None:
             layers["latents"] = output.extract_features
         layers |= {f"layer {index}": state for index, state in enumerate(states[:-1])}
-        layers["context"] = states[-1]  # the last one is taken after the norm that may follow the layers
+        layers["context"] = context[0]
         if kind == "ctc":
             layers["logits"] = output.logits
         elif kind == "pretraining":

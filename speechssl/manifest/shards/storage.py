@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from speechssl.audio import RecordingError, is_url, remote
 from speechssl.audio.windows import BUFFER_BYTES, RemoteWindow
 from speechssl.errors import ManifestError
+from speechssl.manifest.locked import open_locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +80,25 @@ class OutputFolder:
             os.makedirs(self.location, exist_ok=True)
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Where files are written before `publish` puts them in place: beside them, or in a temporary folder."""
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Where files of shards called `name` are written before `publish` puts them in place: beside them, or in a
+        temporary folder. A local one belongs to one run at a time.
+
+        Raises:
+            ManifestError: another run has it.
+        """
         if self.is_remote:
             with tempfile.TemporaryDirectory(prefix="speechssl-") as folder:
                 yield Path(folder)
             return
-        folder = self.path(".unfinished")
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-        os.makedirs(folder)
-        try:
-            yield Path(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = self.path(f".{name}.unfinished")
+        with open_locked(Path(self.path(f".{name}.lock")), what=f"packing of {name}"):
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            os.makedirs(folder)
+            try:
+                yield Path(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, file: Path, name: str) -> None:
         """Move a complete local file into the folder under its name; uploads are tried again after faults."""

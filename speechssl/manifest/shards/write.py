@@ -138,8 +138,8 @@ def shard_manifest(
 
     Every finished shard is noted in `OUTPUT/NAME.parts`: a run that was interrupted, even killed, goes on after its
     last finished shard when it is called again alike, and gives the same bytes; once finished, calling it again only
-    makes the manifest anew. A recording
-    that cannot be read is left out with its reason, in `NAME.quarantine.jsonl`; an outage of the storage ends the run.
+    makes the manifest anew. A recording that cannot be read is left out with its reason, in `NAME.quarantine.jsonl`; an
+    outage of the storage ends the run.
 
     Args:
         manifest: The rows; their order stays that of the new manifest.
@@ -151,7 +151,7 @@ def shard_manifest(
         progress: Called with (recordings done, recordings altogether).
 
     Raises:
-        ManifestError: nothing can be used, the output is of another run, or it cannot be written.
+        ManifestError: nothing can be used, or the output is of another run, being written, or cannot be written.
         ConfigError: the options do not fit the recordings.
         UnreachableError: storage could not be reached; call again to go on.
     """
@@ -161,7 +161,7 @@ def shard_manifest(
     target = Path(manifest_path) if manifest_path is not None else Path(folder.path(f"{name}.parquet"))
     items = Items(manifest, by_file=options.audio_format == "copy", order=options.order, seed=options.seed)
     folder.create()
-    with folder.scratch() as scratch:
+    with folder.scratch(name) as scratch:
         parts = Parts(folder, name, scratch, {"fingerprint": manifest.fingerprint(), **asdict(options)})
         if not parts.is_finished:
             _write_shards(items, options, parts, num_workers or default_num_workers(), progress)

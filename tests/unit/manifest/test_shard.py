@@ -29,6 +29,7 @@ from speechssl.manifest import Manifest, build_manifest, validate_manifest
 from speechssl.manifest.shards import ShardOptions, build_from_shards, iterate_shard, shard_manifest
 from speechssl.manifest.shards.encode import to_integers
 from speechssl.manifest.shards.keys import make_key, split_name
+from speechssl.manifest.shards.storage import OutputFolder
 from speechssl.manifest.shards.tar import TarWriter
 from speechssl.types import Utterance
 
@@ -323,6 +324,17 @@ def test_a_killed_run_goes_on_after_its_last_shard_and_makes_the_same_bytes(tmp_
     assert list(Manifest.load(result.manifest_path)) != []
     again = shard_manifest(manifest, tmp_path / "s", ShardOptions(max_megabytes=0.2))
     assert again.to_dict() == {**result.to_dict(), "num_shards_found": again.num_shards}
+
+
+def test_two_runs_never_write_the_same_shards(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 3)
+    with OutputFolder(tmp_path / "s").scratch("train") as other:
+        (other / "000000.tar").write_bytes(b"half of a shard")
+        with pytest.raises(ManifestError, match=r"another packing of train is running; wait for it, or name another"):
+            shard_manifest(manifest, tmp_path / "s", name="train")
+        assert_same_audio(shard_manifest(manifest, tmp_path / "s", name="dev").manifest, manifest)
+        assert (other / "000000.tar").exists()
+    assert_same_audio(shard_manifest(manifest, tmp_path / "s", name="train").manifest, manifest)
 
 
 def _shard_with_little_room(manifest: Path, output: Path, messages: "multiprocessing.Queue[str]") -> None:
