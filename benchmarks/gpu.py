@@ -4,16 +4,17 @@
     python benchmarks/gpu.py --compile --presets base
     python benchmarks/gpu.py --device cpu --small    # the same code, small, where there is no GPU
 
-Needs torch and numpy alone. Where `transformers` can be imported, its Wav2Vec2 of the same size runs beside ours on the
-same work in the same process: bf16 autocast, SDPA attention, fused AdamW; its masks and negatives are drawn beforehand
-(they come from its data collator), ours within the step. Peak is that of one large bf16 matrix product, measured in the
-same run. FLOPs are counted by torch over one step of ours, forward and backward.
+Needs torch and numpy alone; speechssl need not be installed. Where `transformers` can be imported, its Wav2Vec2 of the
+same size runs beside ours on the same work in the same process: bf16 autocast, SDPA attention, fused AdamW; its masks
+and negatives are drawn beforehand (they come from its data collator), ours within the step. Peak is that of one large
+bf16 matrix product, measured in the same run. FLOPs are counted by torch over one step of ours, forward and backward.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a machine with nothing of ours installed
 
 from speechssl.encoder import EncoderConfig, SpeechEncoder, encoder_config
 from speechssl.lengths import no_padding
@@ -239,6 +242,27 @@ def peer_pretraining(config: EncoderConfig, batch: AudioBatch, preset: str) -> C
     return step
 
 
+def peer_ctc(config: EncoderConfig, batch: AudioBatch, preset: str) -> Callable[[], object]:
+    """Its update of fine-tuning, without masks as ours."""
+    device = batch.waveform.device
+    model = peer_model(config, preset, "ctc").to(device).train()
+    model.config.apply_spec_augment = False
+    optimizer = build_optimizer([{"params": list(model.parameters())}], OptimConfig())
+    shape = (len(batch.waveform), 40)
+    labels = torch.randint(1, 32, shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def step() -> object:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            loss = model(batch.waveform, labels=labels).loss / labels.numel()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+
+    return step
+
+
 def peer_embedding(config: EncoderConfig, batch: AudioBatch, preset: str) -> Callable[[], object]:
     """Its encoder forward, without gradients."""
     model = peer_model(config, preset, "embedding").to(batch.waveform.device).eval()
@@ -256,7 +280,11 @@ CASES: dict[str, Callable[..., Any]] = {
     "fine-tuning": ours_ctc,
     "embedding": ours_embedding,
 }
-PEERS: dict[str, Callable[..., Any]] = {"pretraining": peer_pretraining, "embedding": peer_embedding}
+PEERS: dict[str, Callable[..., Any]] = {
+    "pretraining": peer_pretraining,
+    "fine-tuning": peer_ctc,
+    "embedding": peer_embedding,
+}
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
