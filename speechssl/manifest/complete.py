@@ -54,11 +54,11 @@ def complete_part(
         table = table.append_column("offset", pa.array(np.zeros(len(table))))
     table = _put(table, "offset", pc.fill_null(table["offset"].cast(pa.float64()), 0.0))
     if lacks_ids(table):
-        table = _put(table, "id", make_ids(table, _column(table, "offset"), repeated))
-    rate, duration = _column(table, "sample_rate"), _column(table, "duration")
+        table = _put(table, "id", make_ids(table, _column(table, "offset", source), repeated))
+    rate, duration = _column(table, "sample_rate", source), _column(table, "duration", source)
     unknown = np.flatnonzero(np.isnan(rate) | np.isnan(duration))
     num_assumed = _fill_from_headers(table, source, unknown, rate, duration, first_row) if len(unknown) else 0
-    num_samples = _column(table, "num_samples")
+    num_samples = _column(table, "num_samples", source)
     num_samples = np.where(np.isnan(num_samples), np.floor(duration * rate + 0.5), num_samples)
     table = _put(table, "sample_rate", _to_int(rate))
     table = _put(table, "duration", pa.array(duration))
@@ -87,7 +87,7 @@ def _fill_from_headers(
     encoded = table["audio_filepath"].take(pa.array(rows)).combine_chunks().dictionary_encode()
     files = [paths.resolve(path or "", source.parent) for path in encoded.dictionary.to_pylist()]
     infos = list(map_in_threads(try_probe, files, num_items=len(files)))
-    offsets = _column(table, "offset")
+    offsets = _column(table, "offset", source)
     bad = []
     num_assumed = 0
     for row, file in zip(rows.tolist(), encoded.indices.to_pylist(), strict=True):
@@ -137,14 +137,15 @@ def _short_ids(table: pa.Table, offset: Column) -> tuple[pa.Array, pa.Array, pa.
     return files, starts, pc.binary_join_element_wise(stems, starts, pa.scalar("", STRING))
 
 
-def _column(table: pa.Table, name: str) -> Column:
+def _column(table: pa.Table, name: str, source: Path | None = None) -> Column:
     """A numeric column as float64, NaN where null or absent; a copy that may be written to."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     try:
-        return np.array(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+        return np.array(table[name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise ManifestError(f"column {name} must be numeric, is {table.schema.field(name).type}") from None
+        where = "" if source is None else f"{source}: "
+        raise ManifestError(f"{where}column {name} must be numeric, is {table.schema.field(name).type}") from None
 
 
 def _to_int(values: Column) -> pa.Array:

@@ -110,6 +110,8 @@ def _common_type(types: Sequence[pa.DataType]) -> pa.DataType:
 
 def _as_text(column: pa.Array) -> pa.Array:
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    if pa.types.is_floating(column.type):  # 1.0, as within a block of several kinds, where Arrow writes 1
+        return _json_values_slowly(column)
     return column.cast(STRING) if is_text else _json_values(column)
 
 

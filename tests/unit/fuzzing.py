@@ -1,14 +1,16 @@
 """Mutated files, read in a process of their own: whatever happens there, it must be an answer or an error of ours.
 
 As a command it is the long campaign: `python tests/unit/fuzzing.py --corpora CORPORA --seconds 600 --seed 1` mutates
-real recordings of every format, and manifests, until the time is up; it prints how many files were read and how many
-refused, by format, with the slowest and the most memory, and keeps in `--keep` whatever broke a promise.
+real recordings of every format, manifests, and what other tools call one, until the time is up; it prints how many
+files were read and how many refused, by format, with the slowest and the most memory, and keeps in `--keep` whatever
+broke a promise.
 
 As a worker (`--worker`) it reads one JSON object a line, `{"kind": "audio", "path": ...}`, and answers with one.
 """
 
 import argparse
 import contextlib
+import gzip
 import json
 import os
 import random
@@ -19,15 +21,39 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from speechssl.manifest import Manifest
 
 Mutation = tuple[str, float, int]
 """What is done, where (as a fraction of the file), and a number that means what the mutation takes it for."""
 
 KINDS = ("flip", "byte", "zeros", "ones", "cut", "insert", "repeat", "delete", "big")
+
+IMPORTS = {
+    "import-nemo": ("nemo", "nemo/train.json", "nemo/train.json"),
+    "import-csv": ("csv", "csv/train.csv", "csv/train.csv"),
+    "import-tsv": ("tsv", "tsv/train.tsv", "tsv/train.tsv"),
+    "import-fairseq": ("fairseq", "fairseq/train.tsv", "fairseq/train.tsv"),
+    "import-fairseq-wrd": ("fairseq", "fairseq/train.wrd", "fairseq/train.tsv"),
+    "import-kaldi-wav": ("kaldi", "kaldi/wav.scp", "kaldi"),
+    "import-kaldi-segments": ("kaldi", "kaldi/segments", "kaldi"),
+    "import-kaldi-text": ("kaldi", "kaldi/text", "kaldi"),
+    "import-kaldi-speakers": ("kaldi", "kaldi/utt2spk", "kaldi"),
+    "import-lhotse-cuts": ("lhotse", "lhotse/cuts.jsonl", "lhotse/cuts.jsonl"),
+    "import-lhotse-recordings": ("lhotse", "lhotse/recordings.jsonl", "lhotse/recordings.jsonl"),
+    "import-lhotse-supervisions": ("lhotse", "lhotse/supervisions.jsonl", "lhotse/recordings.jsonl"),
+    "import-lhotse-gz": ("lhotse", "lhotse/all.jsonl.gz", "lhotse/all.jsonl.gz"),
+    "import-audiofolder-csv": ("audiofolder", "audiofolder-csv/metadata.csv", "audiofolder-csv"),
+    "import-audiofolder-jsonl": ("audiofolder", "audiofolder-jsonl/metadata.jsonl", "audiofolder-jsonl"),
+    "import-audiofolder-parquet": ("audiofolder", "audiofolder-parquet/metadata.parquet", "audiofolder-parquet"),
+}
+"""Other tools' manifests: the format, the file that is mutated, what is imported."""
 
 
 def mutate(content: bytes, mutations: Sequence[Mutation]) -> bytes:
@@ -54,6 +80,21 @@ def mutate(content: bytes, mutations: Sequence[Mutation]) -> bytes:
             del data[at : at + size]
         else:  # a length field that claims the most
             data[at : at + 4] = b"\xff\xff\xff\x7f"
+    return bytes(data)
+
+
+def seal_ogg(content: bytes) -> bytes:
+    """Every page that can still be found gets the checksum of what it holds now, so that its packets are decoded."""
+    from speechssl.audio.opus import _checksum
+
+    data = bytearray(content)
+    place = data.find(b"OggS")
+    while 0 <= place <= len(data) - 27:
+        sizes = data[place + 27 : place + 27 + data[place + 26]]
+        end = place + 27 + len(sizes) + sum(sizes)
+        data[place + 22 : place + 26] = bytes(4)
+        data[place + 22 : place + 26] = _checksum(bytes(data[place:end])).to_bytes(4, "little")
+        place = data.find(b"OggS", place + 27)
     return bytes(data)
 
 
@@ -117,10 +158,13 @@ def serve(limit_megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit_megabytes << 20, limit_megabytes << 20))
     for line in sys.stdin:
         request = json.loads(line)
+        named = request["path"]
+        if request["kind"] in IMPORTS:  # of several files, errors name the one that they are about
+            named = f"mutated-{IMPORTS[request['kind']][0]}"
         try:
             outcome, detail = READERS[request["kind"]](request["path"])
         except Exception as error:
-            outcome, detail = _judge(error, request["path"])
+            outcome, detail = _judge(error, named)
         megabytes = peak_megabytes()
         print(json.dumps({"outcome": outcome, "detail": detail, "megabytes": megabytes}), flush=True)
 
@@ -171,11 +215,19 @@ def read_manifest(path: str) -> tuple[str, str]:
     return "read", f"{len(rows)}"
 
 
-READERS = {"audio": read_audio, "manifest": read_manifest}
+def read_import(path: str, format: str) -> tuple[str, str]:
+    """Import, look at every row."""
+    from speechssl.manifest.formats import read_format
+
+    return "read", f"{len(list(read_format(path, format).manifest))}"
+
+
+READERS: dict[str, Callable[[str], tuple[str, str]]] = {"audio": read_audio, "manifest": read_manifest}
+READERS |= {name: partial(read_import, format=format) for name, (format, _, _) in IMPORTS.items()}
 
 
 def samples_of(corpora: Path, folder: Path) -> dict[str, Path]:
-    """A real recording in every format, and a manifest in both; name -> file. Recordings of about a second."""
+    """Files to mutate by name: a real recording of about a second in every format, and a manifest in all of them."""
     import numpy as np
     import soundfile
 
@@ -207,14 +259,46 @@ def samples_of(corpora: Path, folder: Path) -> dict[str, Path]:
     for suffix in ("jsonl", "parquet"):
         found[f"manifest-{suffix}"] = folder / f"sample.{suffix}"
         manifest.save(found[f"manifest-{suffix}"])
-    return found
+    found["opus-sealed"] = found["opus"]
+    _write_imports(manifest, folder)
+    return found | {name: folder / file for name, (_, file, _) in IMPORTS.items()}
+
+
+def _write_imports(manifest: "Manifest", folder: Path) -> None:
+    import numpy as np
+
+    from speechssl.manifest.formats import write_format
+
+    number = np.arange(len(manifest))
+    manifest = manifest.with_column("text", [f"zwölf, {word} Wörter" for word in number])
+    manifest = manifest.with_column("speaker", [f"s{speaker}" for speaker in number % 3])
+    halves = manifest.with_column("num_samples", np.asarray(manifest.column("num_samples")) // 2)
+    halves = halves.with_column("duration", manifest.durations / 2)
+    for format, file, source in IMPORTS.values():
+        (folder / file).parent.mkdir(exist_ok=True)
+        if format == "lhotse":
+            write_format(manifest, folder / "lhotse", format)
+        else:
+            target = file if format == "audiofolder" else source
+            write_format(halves if format == "kaldi" else manifest, folder / target, format, place="link")
+    for packed in (folder / "lhotse").glob("*.jsonl.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.rename(folder / "lhotse/all.jsonl.gz") if packed.name == "cuts.jsonl.gz" else packed.unlink()
 
 
 def request_for(name: str, content: bytes, like: Path, folder: Path) -> dict[str, str]:
-    """Write a mutated file and the request for it."""
-    path = folder / f"mutated{like.suffix}"
-    path.write_bytes(content)
-    return {"kind": "manifest" if name.startswith("manifest") else "audio", "path": str(path)}
+    """Write a mutated file, with what belongs to it beside it, and the request for it."""
+    if name not in IMPORTS:
+        path = folder / f"mutated{like.suffix}"
+        path.write_bytes(seal_ogg(content) if name == "opus-sealed" else content)
+        return {"kind": "manifest" if name.startswith("manifest") else "audio", "path": str(path)}
+    home = like.parent.with_name(f"mutated-{like.parent.name}")  # where relative paths lead to the same recordings
+    home.mkdir(exist_ok=True)
+    for file in like.parent.iterdir():
+        if file.is_file():
+            (home / file.name).write_bytes(file.read_bytes())
+    (home / like.name).write_bytes(content)
+    return {"kind": name, "path": str(home.parent / f"mutated-{IMPORTS[name][2]}")}
 
 
 def random_mutations(generator: random.Random) -> list[Mutation]:

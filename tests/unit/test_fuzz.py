@@ -23,8 +23,8 @@ def load_fuzzing() -> ModuleType:
 
 
 fuzzing = load_fuzzing()
-FORMATS = ("flac", "wav", "wav-float", "wav-ulaw", "aiff", "au", "ogg", "opus", "mp3")
-MANIFESTS = ("manifest-jsonl", "manifest-parquet")
+FORMATS = ("flac", "wav", "wav-float", "wav-ulaw", "aiff", "au", "ogg", "opus", "opus-sealed", "mp3")
+MANIFESTS = ("manifest-jsonl", "manifest-parquet", *fuzzing.IMPORTS)
 MOST_MEGABYTES = 900.0  # of which torch, numpy and pyarrow are about 600 once a manifest was read
 
 # Half of the places lie where headers are.

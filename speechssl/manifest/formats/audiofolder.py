@@ -8,8 +8,10 @@ metadata, and are whole: there are no spans.
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,15 +23,16 @@ from speechssl.manifest.formats.base import (
     ImportResult,
     ReadOptions,
     WriteOptions,
-    check_unique_ids,
     combined,
     shown,
 )
-from speechssl.manifest.formats.delimited import line_numbers, read_csv_table, with_our_names, write_csv_table
-from speechssl.manifest.formats.headers import make_manifest, repeated
+from speechssl.manifest.formats.delimited import Columns, numbered, scan_csv, write_csv_table
+from speechssl.manifest.formats.headers import repeated
 from speechssl.manifest.formats.lines import staged
-from speechssl.manifest.formats.rows import RowGatherer, read_objects
-from speechssl.manifest.jsonl import STRING, write_jsonl
+from speechssl.manifest.formats.pieces import PIECE_ROWS, Piece, import_pieces, join_parts
+from speechssl.manifest.formats.rows import gather, read_objects
+from speechssl.manifest.formats.spool import KeptPieces, Pieces
+from speechssl.manifest.jsonl import STRING, conform, join_schemas, write_jsonl
 from speechssl.manifest.table import Manifest
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -78,16 +81,25 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
         raise ManifestError(f"{path}: holds {shown([file.name for file in files])}; name the one to read")
     parts = []
     for file in files:
-        raw = _read_metadata(file)
-        table = with_our_names(raw, file)
-        lines = line_numbers(raw) if file.suffix == ".csv" else None
-        if len(files) > 1 or (file.parent != path and _split_of(file.parent.name) is not None and path.is_dir()):
-            table = table.append_column("split", repeated(file.parent.name, len(table)))
-        parts.append(make_manifest(table, options.audio_root or file.parent, file, lines, options))
-    folder = path if path.is_dir() else path.parent
-    table = pa.concat_tables([part.rebased(folder).table for part in parts], promote_options="permissive")
-    check_unique_ids(table, str(path))
-    return ImportResult(manifest=Manifest(table, folder), format="audiofolder")
+        is_split = len(files) > 1 or (file.parent != path and _split_of(file.parent.name) is not None and path.is_dir())
+        parts.append(_read_part(file, file.parent.name if is_split else None, options))
+    manifest = join_parts(parts, path if path.is_dir() else path.parent, path)
+    return ImportResult(manifest=manifest, format="audiofolder")
+
+
+def _read_part(path: Path, split: str | None, options: ReadOptions) -> Manifest:
+    """The rows of a metadata file; `split` becomes a column where the file has none of that name."""
+    columns = Columns(path)
+    scan = _scan_metadata(path)
+
+    def named(table: pa.Table) -> pa.Table:
+        table = columns.typed(table)
+        if split is None or "split" in table.column_names:
+            return table
+        return table.append_column("split", repeated(split, len(table)))
+
+    folder = options.audio_root or path.parent
+    return import_pieces(lambda: columns.pieces(scan()), folder, path, options, named=named)
 
 
 def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
@@ -133,18 +145,37 @@ def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult
     )
 
 
-def _read_metadata(path: Path) -> pa.Table:
+def _scan_metadata(path: Path) -> Pieces:
+    """Gives the columns of a metadata file, all of them in each piece."""
     if path.suffix == ".csv":
-        return read_csv_table(path)
+        return lambda: numbered(scan_csv(path))
     if path.suffix == ".jsonl":
-        rows = RowGatherer()
-        for _, row in read_objects(path):
-            rows.append(row)
-        return rows.table()
+        kept = KeptPieces(gather(read_objects(path)))
+        schema = join_schemas(list(kept.schemas))
+        return lambda: (Piece(table=conform(piece.table, schema), lines=piece.lines) for piece in kept())
+    return lambda: _scan_parquet(path)
+
+
+def _scan_parquet(path: Path) -> Iterator[Piece]:
+    done = 0
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        file = pq.ParquetFile(path, pre_buffer=False)
+        for batch in file.iter_batches(PIECE_ROWS, use_threads=False):
+            batch.validate(full=True)  # texts of a damaged file may not be UTF-8
+            yield Piece(table=_plain(pa.Table.from_batches([batch])), lines=np.arange(done + 1, done + len(batch) + 1))
+            done += len(batch)
+        if not done:
+            yield Piece(table=_plain(file.schema_arrow.empty_table()), lines=np.zeros(0, dtype=np.int64))
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read as Parquet ({error}); write it again") from None
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Values instead of numbers in a dictionary, which may be another in each piece."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(field.type.value_type))
+    return table
 
 
 def _parts(manifest: Manifest, folder: Path) -> dict[Path, Manifest]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -48,7 +47,7 @@ def read_csv(path: Path, options: ReadOptions) -> ImportResult:
     Raises:
         ManifestError: no column of paths, a line with another number of fields, not UTF-8; names file and line.
     """
-    return _imported(lambda: _scan_csv(path), path, "csv", options)
+    return _imported(lambda: scan_csv(path), path, "csv", options)
 
 
 def read_tsv(path: Path, options: ReadOptions) -> ImportResult:
@@ -101,13 +100,8 @@ def _tsv_lines(batch: pa.RecordBatch, left_out: dict[str, int]) -> pa.Array:
     return joined(*columns, separator="\t")
 
 
-def read_csv_table(path: Path) -> pa.Table:
-    """A CSV's columns as text, null where a field is empty and not quoted; raises like `read_csv`."""
-    return pa.concat_tables(list(_scan_csv(path)))
-
-
-def _scan_csv(path: Path) -> Iterator[pa.Table]:
-    """`read_csv_table` in pieces."""
+def scan_csv(path: Path) -> Iterator[pa.Table]:
+    """A CSV's columns as text, null where a field is empty and not quoted, in pieces; raises like `read_csv`."""
     if not path.is_file():
         raise ManifestError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; name a CSV file")
     with open(path, "rb") as file:
@@ -152,29 +146,16 @@ def _write_csv(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path)
             writer.write_batch(batch)
 
 
-def _num_breaks(table: pa.Table) -> int:
-    """Line breaks within the fields of some rows."""
-    return sum(
-        pc.sum(pc.fill_null(pc.count_substring(column, "\n"), 0)).as_py() or 0
-        for column in table.columns
-        if pa.types.is_large_string(column.type)
-    )
-
-
-def line_numbers(table: pa.Table) -> npt.NDArray[np.int64]:
-    """The line on which every row of a file with a header begins; fields may hold line breaks."""
-    breaks = np.zeros(len(table) + 1, dtype=np.int64)
-    for column in table.columns:
-        if pa.types.is_large_string(column.type):
+def numbered(tables: Iterable[pa.Table]) -> Iterator[Piece]:
+    """Tables of a file with a header as pieces: the line on which every row begins; fields may hold line breaks."""
+    line = 2
+    for table in tables:
+        breaks = np.zeros(len(table) + 1, dtype=np.int64)
+        for column in table.columns:
             breaks[1:] += pc.fill_null(pc.count_substring(column, "\n"), 0).to_numpy()
-    return np.asarray(2 + np.arange(len(table)) + np.cumsum(breaks)[:-1], dtype=np.int64)
-
-
-def typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of text as numbers or truth values where every value is written as these are; else as it is."""
-    values = pc.drop_null(column)
-    kind = next((kind for kind in _KINDS if len(values) and _is_written_as(values, kind)), None)
-    return column if kind is None else column.cast(kind)
+        starts = line + np.arange(len(table) + 1) + np.cumsum(breaks)
+        yield Piece(table=table, lines=starts[:-1])
+        line = int(starts[-1])
 
 
 def _is_written_as(values: pa.ChunkedArray, kind: pa.DataType) -> bool:
@@ -190,38 +171,47 @@ def _is_written_as(values: pa.ChunkedArray, kind: pa.DataType) -> bool:
     return bool(pc.all(pc.and_(pc.equal(numbers.cast(STRING), values), pc.is_finite(numbers))).as_py())
 
 
-class _Types:
-    """What `typed` would make of columns that are seen in pieces."""
+class Columns:
+    """Pieces of a file of columns under the manifest's names, and the types that all of them allow.
 
-    def __init__(self) -> None:
+    A column of text becomes one of numbers or truth values where every value is written as these are. `names` are
+    the file's columns and what they are called here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.names: dict[str, str] = {}
+        self._path = path
         self._possible: dict[str, list[pa.DataType]] = {}
-        self._seen: set[str] = set()
 
-    def watch(self, table: pa.Table) -> None:
-        """Look at a piece; every piece must have been seen before `apply`."""
-        for name in table.column_names:
-            values = pc.drop_null(table[name])
-            if name not in CORE_TYPES and len(values):
-                self._seen.add(name)
-                possible = self._possible.get(name, list(_KINDS))
-                self._possible[name] = [kind for kind in possible if _is_written_as(values, kind)]
+    def pieces(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """All pieces with our names, core columns in their types; all have the same columns.
 
-    def apply(self, table: pa.Table) -> pa.Table:
-        """A piece with the types that all pieces allow."""
+        Raises:
+            ManifestError: no column names the recordings, or a number is none.
+        """
+        num_rows = 0
+        for piece in pieces:
+            table = _core_columns(piece.table, self._path, num_rows)
+            self.names.update(zip(piece.table.column_names, table.column_names, strict=True))
+            self._watch(table)
+            yield Piece(table=table, lines=piece.lines)
+            num_rows += len(table)
+
+    def typed(self, table: pa.Table) -> pa.Table:
+        """The columns of a piece, once all have been seen, in the types that all of them allow."""
         columns = {}
         for name in table.column_names:
-            possible = self._possible.get(name, []) if name in self._seen else []
+            possible = self._possible.get(name, [])
             columns[name] = table[name].cast(possible[0]) if possible else table[name]
         return pa.table(columns)
 
-
-def with_our_names(table: pa.Table, path: Path) -> pa.Table:
-    """Columns under the manifest's names where they have another tool's, and in the types that their values have.
-
-    Raises:
-        ManifestError: no column names the recordings, or a number is none.
-    """
-    return _typed_columns(_core_columns(table, path))
+    def _watch(self, table: pa.Table) -> None:
+        for name in table.column_names:
+            if name not in CORE_TYPES and pa.types.is_large_string(table[name].type):
+                values = pc.drop_null(table[name])
+                if len(values):
+                    possible = self._possible.get(name, list(_KINDS))
+                    self._possible[name] = [kind for kind in possible if _is_written_as(values, kind)]
 
 
 def _core_columns(table: pa.Table, path: Path, first_row: int = 0) -> pa.Table:
@@ -246,18 +236,6 @@ def _core_columns(table: pa.Table, path: Path, first_row: int = 0) -> pa.Table:
     return pa.table({name: _convert(table[name], name, path, first_row) for name in names})
 
 
-def _typed_columns(table: pa.Table) -> pa.Table:
-    """Columns that are no core columns, as `typed` makes them."""
-    return pa.table(
-        {
-            name: typed(table[name])
-            if name not in CORE_TYPES and pa.types.is_large_string(table[name].type)
-            else table[name]
-            for name in table.column_names
-        }
-    )
-
-
 def _convert(column: pa.ChunkedArray, name: str, path: Path, first_row: int) -> pa.ChunkedArray:
     kind = CORE_TYPES.get(name)
     if kind is None:
@@ -267,27 +245,16 @@ def _convert(column: pa.ChunkedArray, name: str, path: Path, first_row: int) -> 
         raise ManifestError(f"{path}: row {first_row + row + 1} names no recording; fill in its path or remove it")
     try:
         return column.cast(kind)
-    except pa.ArrowInvalid as error:
-        raise ManifestError(f"{path}: the column {name} must hold numbers ({kind}); {error}") from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        what = "text" if kind == STRING else f"numbers ({kind})"
+        raise ManifestError(f"{path}: the column {name} must hold {what}; {error}") from None
 
 
 def _imported(scan: Callable[[], Iterator[pa.Table]], path: Path, format: str, options: ReadOptions) -> ImportResult:
-    types = _Types()
-    names: dict[str, str] = {}
-
-    def scan_pieces() -> Iterator[Piece]:
-        num_rows, line = 0, 2
-        for table in scan():
-            lines = line_numbers(table) - 2 + line
-            ours = _core_columns(table, path, num_rows)
-            names.update(zip(table.column_names, ours.column_names, strict=True))
-            types.watch(ours)
-            yield Piece(table=ours, lines=lines)
-            num_rows += len(table)
-            line = int(lines[-1]) + 1 + _num_breaks(table.slice(len(table) - 1))
-
-    manifest = import_pieces(scan_pieces, options.audio_root or path.parent, path, options, named=types.apply)
-    changed = [f"{old} as {new}" for old, new in names.items() if old != new]
+    columns = Columns(path)
+    folder = options.audio_root or path.parent
+    manifest = import_pieces(lambda: columns.pieces(numbered(scan())), folder, path, options, named=columns.typed)
+    changed = [f"{old} as {new}" for old, new in columns.names.items() if old != new]
     notes = (f"columns read: {', '.join(changed)}",) if changed else ()
     return ImportResult(manifest=manifest, format=format, notes=notes)
 

@@ -21,7 +21,6 @@ from speechssl.manifest.formats.base import (
     ImportResult,
     ReadOptions,
     WriteOptions,
-    check_unique_ids,
     combined,
     count_uncarried,
     extra_names,
@@ -43,7 +42,8 @@ from speechssl.manifest.formats.lines import (
     text_bytes,
     write_lines,
 )
-from speechssl.manifest.formats.pieces import Piece, import_pieces
+from speechssl.manifest.formats.pieces import Piece, import_pieces, join_parts
+from speechssl.manifest.hashing import hash_values, repeated_rows
 from speechssl.manifest.jsonl import STRING
 from speechssl.manifest.table import Manifest
 
@@ -72,17 +72,12 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
     lists = sorted(name for name in path.glob("*.tsv") if is_list(name))
     if not lists:
         raise ManifestError(f"{path}: holds no .tsv whose first line is a root folder; name the list itself")
-    parts = []
-    for name in lists:
-        part = _read_split(name, options)
-        parts.append(part.with_column("split", repeated(name.stem, len(part))))
+    parts = [_read_split(name, options, split=name.stem) for name in lists]
+    if len(repeated_rows([hash_values(batch.column(0)) for part in parts for batch in part.batches(["id"])])):
+        parts = [_read_split(name, options, split=name.stem, in_ids=True) for name in lists]
     folder = _common_root([part.folder for part in parts if part.folder is not None])
-    table = pa.concat_tables([part.rebased(folder).table for part in parts], promote_options="default")
-    if pc.count_distinct(table["id"]).as_py() < len(table):
-        ids = joined(combined(table["split"]), combined(table["id"]), separator="/")
-        table = table.set_column(table.column_names.index("id"), "id", ids)
-    check_unique_ids(table, str(path))
-    return _imported(Manifest(table, folder), [label for name in lists for label in _other_labels(name)])
+    manifest = join_parts(parts, folder, path)
+    return _imported(manifest, [label for name in lists for label in _other_labels(name)])
 
 
 def write(manifest: Manifest, path: Path, options: WriteOptions) -> ExportResult:
@@ -95,10 +90,11 @@ def write_fairseq2(manifest: Manifest, path: Path, options: WriteOptions) -> Exp
     return _write(manifest, path, "fairseq2", letters=False)
 
 
-def _read_split(path: Path, options: ReadOptions) -> Manifest:
+def _read_split(path: Path, options: ReadOptions, *, split: str | None = None, in_ids: bool = False) -> Manifest:
+    """One list; `split` becomes a column, and with `in_ids` the beginning of every id."""
     num_rows = count_lines(path) - 1
     root = next(scan_lines(path, 1))[0].as_py().strip()
-    if "\t" in root or not root:
+    if "\t" in root or "\0" in root or not root:
         raise ManifestError(
             f"{path}:1: must be the root folder of the paths below, is {root[:80]!r}; it is no such list"
         )
@@ -108,7 +104,16 @@ def _read_split(path: Path, options: ReadOptions) -> Manifest:
     for name in labels:
         check_same_length(name, count_lines(name), path, num_rows)
     folder = options.audio_root or _find_root(root, path)
-    return import_pieces(lambda: _pieces(path, labels[-1:]), folder, path, options, named=lambda table: table)
+
+    def finished(table: pa.Table) -> pa.Table:
+        if split is not None:
+            table = table.append_column("split", repeated(split, len(table)))
+        if in_ids:
+            ids = joined(combined(table["split"]), combined(table["id"]), separator="/")
+            table = table.set_column(table.column_names.index("id"), "id", ids)
+        return table
+
+    return import_pieces(lambda: _pieces(path, labels[-1:]), folder, path, options, finished=finished)
 
 
 def _pieces(path: Path, labels: Sequence[Path]) -> Iterator[Piece]:

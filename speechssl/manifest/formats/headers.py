@@ -27,8 +27,18 @@ OPTIONAL = ("text", "speaker", "language")
 MAX_KEPT_HEADERS = 1 << 18
 
 
+Finished = Callable[[pa.Table], pa.Table]
+"""Changes rows once nothing is missing in them, each by itself."""
+
+
 def make_manifest(
-    table: pa.Table, folder: Path, source: Path, lines: npt.NDArray[np.int64] | None, options: ReadOptions
+    table: pa.Table,
+    folder: Path,
+    source: Path,
+    lines: npt.NDArray[np.int64] | None,
+    options: ReadOptions,
+    *,
+    finished: Finished = lambda table: table,
 ) -> Manifest:
     """A manifest of a format's columns, of which only audio_filepath must be there.
 
@@ -41,13 +51,14 @@ def make_manifest(
         source: the file, for messages.
         lines: line of every row in `source`, for messages; rows are counted from 1 where None.
         options: the caller's.
+        finished: applied to the complete rows.
 
     Raises:
         ManifestError: a recording that cannot be opened, an impossible time or repeated ids; names file and line.
     """
     lines = np.arange(1, len(table) + 1) if lines is None else lines
     empty = [name for name in OPTIONAL if name in table.column_names and table[name].null_count == len(table)]
-    filled = fill(table.drop_columns(empty), folder, source, lines, options)
+    filled = finished(fill(table.drop_columns(empty), folder, source, lines, options))
     check_unique(filled["id"], source, lambda rows: lines[rows])
     return Manifest(filled, folder)
 
@@ -67,6 +78,7 @@ def fill(
     Of a piece, `repeated` holds the hashes of the ids that would occur twice in the whole (`make_ids`), and `opened`
     keeps headers for the next piece.
     """
+    _check_paths(table["audio_filepath"], source, lines)
     rate, duration = _numbers(table, "sample_rate"), _numbers(table, "duration")
     num_samples = _numbers(table, "num_samples")
     offset = np.nan_to_num(_numbers(table, "offset"))
@@ -90,10 +102,16 @@ def fill(
     return pa.table(ordered | columns)
 
 
-def choose_folder(files: pa.Array, source: Path, options: ReadOptions) -> Path:
+def first_relative(files: pa.Array) -> str | None:
+    """The first path that is relative, if any."""
+    relative = files.filter(pc.invert(pc.match_substring_regex(files, r"\A(/|[A-Za-z][A-Za-z0-9+.-]*://)")))
+    return relative[0].as_py() if len(relative) else None
+
+
+def choose_folder(first: str | None, source: Path, options: ReadOptions) -> Path:
     """What the relative paths of a format are relative to, where the format leaves it to the working folder.
 
-    The option, else whichever of the working folder and the source's folder holds the first of them.
+    The option, else whichever of the working folder and the source's folder holds the `first_relative` of them.
 
     Raises:
         ManifestError: neither does.
@@ -101,10 +119,8 @@ def choose_folder(files: pa.Array, source: Path, options: ReadOptions) -> Path:
     home = source if source.is_dir() else source.parent
     if options.audio_root is not None:
         return options.audio_root
-    relative = files.filter(pc.invert(pc.match_substring_regex(files, r"\A(/|[A-Za-z][A-Za-z0-9+.-]*://)")))
-    if len(relative) == 0:
+    if first is None or "\0" in first:  # the latter is refused with its line
         return home
-    first = relative[0].as_py()
     plain = first.split(":")[0]
     for folder in (Path.cwd(), home):
         if (folder / first).exists() or (folder / plain).exists():
@@ -154,6 +170,16 @@ def _open(
     return np.asarray(seconds[which], dtype=np.float64)
 
 
+def _check_paths(files: pa.ChunkedArray, source: Path, lines: npt.NDArray[np.int64]) -> None:
+    nameless = pc.or_kleene(pc.is_null(files), pc.match_substring(files, "\0"))
+    rows = pc.indices_nonzero(combined(nameless))
+    if len(rows):
+        row = rows[0].as_py()
+        path = files[row].as_py()
+        what = "names no recording" if path is None else f"{path[:80]!r} is no path: it holds a zero byte"
+        raise ManifestError(f"{source}:{lines[row]}: {what}; fill in its path or remove it")
+
+
 def _check_times(table: pa.Table, source: Path, lines: npt.NDArray[np.int64], offset: Column, duration: Column) -> None:
     bad = np.flatnonzero(~(np.isfinite(duration) & (duration > 0) & np.isfinite(offset) & (offset >= 0)))
     if len(bad):
@@ -190,7 +216,7 @@ def _numbers(table: pa.Table, name: str) -> Column:
     """A column of numbers as float64, NaN where unknown; a copy that may be written to."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
-    return np.array(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return np.array(table[name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
 def repeated(value: str, count: int) -> pa.Array:

@@ -4,25 +4,30 @@ A cut with one supervision or none is an utterance; of a cut with several, every
 channels are read as their mean here, so a cut must take all channels of a file, or a file of one channel.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from speechssl.errors import ManifestError
-from speechssl.manifest.formats.base import ImportResult, ReadOptions, combined, shown
+from speechssl.manifest.formats.base import MAX_SHOWN, ImportResult, ReadOptions, combined, shown
 from speechssl.manifest.formats.commands import CommandError, file_of_command
-from speechssl.manifest.formats.headers import choose_folder, make_manifest
-from speechssl.manifest.formats.rows import RowGatherer, read_objects
-from speechssl.manifest.jsonl import CORE_TYPES
+from speechssl.manifest.formats.headers import choose_folder, first_relative
+from speechssl.manifest.formats.join import JoinedPieces
+from speechssl.manifest.formats.pieces import import_pieces
+from speechssl.manifest.formats.rows import gather, read_objects
+from speechssl.manifest.formats.spool import KeptPieces, Pieces
+from speechssl.manifest.jsonl import CORE_TYPES, STRING
 
 KINDS = ("cuts", "recordings", "supervisions")
-_OURS = ("_line", "_key", "_recording")
+_OURS = ("_key", "_recording")
 _SUPERVISION = {"text": "text", "speaker": "speaker", "language": "language", "gender": "gender"}
+_WRITE_AGAIN = "write it again with lhotse, whose `validate` names such lines too"
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,19 +72,26 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
     notes: list[str] = []
     kind = _kind_of_file(path)
     if kind == "cuts":
-        table = _read_cuts(path, left_out, notes)
+        found = _read_cuts(path, left_out, notes)
+        pieces, filled = found.__call__, found.filled
     else:
         recordings, supervisions = _pair(path, kind)
-        table = _read_recordings(recordings)
+        found = _some(KeptPieces(gather(_rows_of_recordings(recordings))), recordings)
+        pieces, filled = found.__call__, found.filled
         if supervisions is not None:
-            table = _read_supervisions(supervisions, recordings, table, left_out)
+            said = _some(KeptPieces(gather(_rows_of_supervisions(supervisions, left_out))), supervisions)
+            pieces = _with_recordings(said, supervisions, found, recordings, left_out)
+            filled = said.filled | found.filled
         path = supervisions or recordings
-    lines = table["_line"].to_numpy()
-    table = table.drop_columns([name for name in table.column_names if name in _OURS])
-    empty = [name for name in table.column_names if table[name].null_count == len(table) and name != "sample_rate"]
-    table = table.drop_columns(empty)
-    folder = choose_folder(combined(table["audio_filepath"]), path, options)
-    manifest = make_manifest(table, folder, path, lines, options)
+    first = None
+    for piece in pieces():
+        first = first or first_relative(combined(piece.table["audio_filepath"]))
+
+    def named(table: pa.Table) -> pa.Table:
+        kept = [name for name in table.column_names if name in filled or name == "sample_rate"]
+        return table.select([name for name in kept if name not in _OURS])
+
+    manifest = import_pieces(pieces, choose_folder(first, path, options), path, options, named=named)
     return ImportResult(manifest=manifest, format="lhotse", left_out=left_out, notes=tuple(notes))
 
 
@@ -101,7 +113,17 @@ def _kind_of_file(path: Path) -> str:
         if kind is None:
             raise ManifestError(f"{path}:{line}: is neither a cut, a recording nor a supervision of lhotse")
         return kind
-    raise ManifestError(f"{path}: holds no line; write it again")
+    raise _no_line(path)
+
+
+def _some(pieces: KeptPieces, path: Path) -> KeptPieces:
+    if "_key" not in pieces.filled:
+        raise _no_line(path)
+    return pieces
+
+
+def _no_line(path: Path) -> ManifestError:
+    return ManifestError(f"{path}: holds no line that names a recording; write it again")
 
 
 def _pair(path: Path, kind: str) -> tuple[Path, Path | None]:
@@ -115,22 +137,20 @@ def _pair(path: Path, kind: str) -> tuple[Path, Path | None]:
     return recordings, path
 
 
-def _read_cuts(path: Path, left_out: dict[str, int], notes: list[str]) -> pa.Table:
-    rows = RowGatherer()
+def _read_cuts(path: Path, left_out: dict[str, int], notes: list[str]) -> KeptPieces:
     num_divided = 0
-    with _problems(path) as problems:
-        for line, cut in read_objects(path):
-            try:
-                found = list(_rows_of_cut(cut, left_out))
-            except _Problem as problem:
-                problems.append(f"{path}:{line}: {problem}")
-                continue
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        nonlocal num_divided
+        for line, found in _parsed(path, lambda cut: list(_rows_of_cut(cut, left_out))):
             num_divided += len(found) > 1
             for row in found:
-                rows.append(row | {"_line": line})
+                yield line, row
+
+    pieces = KeptPieces(gather(rows()))
     if num_divided:
         notes.append(f"{num_divided} cuts have several supervisions, each of which is a row")
-    return rows.table()
+    return pieces
 
 
 def _rows_of_cut(cut: Mapping[str, Any], left_out: dict[str, int]) -> Iterator[dict[str, Any]]:
@@ -155,56 +175,68 @@ def _rows_of_cut(cut: Mapping[str, Any], left_out: dict[str, int]) -> Iterator[d
     yield _fields(cut, left_out) | supervised | row | {"id": cut["id"]}
 
 
-def _read_recordings(path: Path) -> pa.Table:
+def _rows_of_recordings(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """A row for every file of every recording; `_key` names recording and channels."""
-    rows = RowGatherer()
-    with _problems(path) as problems:
-        for line, row in read_objects(path):
-            try:
-                recording = _recording(row)
-            except _Problem as problem:
-                problems.append(f"{path}:{line}: {problem}")
-                continue
-            for source in recording.sources:
-                several = len(recording.sources) > 1
-                rows.append(
-                    {
-                        "id": f"{recording.id}-{min(source.channels)}" if several else recording.id,
-                        "audio_filepath": source.path,
-                        "sample_rate": recording.sample_rate,
-                        "duration": recording.duration,
-                        "_key": _key(recording.id, source.channels),
-                        "_recording": recording.id,
-                        "_line": line,
-                    }
-                )
-    return rows.table()
+
+    def files_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        recording = _recording(row)
+        several = len(recording.sources) > 1
+        return [
+            {
+                "id": f"{recording.id}-{min(source.channels)}" if several else recording.id,
+                "audio_filepath": source.path,
+                "sample_rate": recording.sample_rate,
+                "duration": recording.duration,
+                "_key": _key(recording.id, source.channels),
+                "_recording": str(recording.id),
+            }
+            for source in recording.sources
+        ]
+
+    for line, found in _parsed(path, files_of):
+        for file in found:
+            yield line, file
 
 
-def _read_supervisions(path: Path, home: Path, recordings: pa.Table, left_out: dict[str, int]) -> pa.Table:
-    """A row for every supervision, with the file of its recording."""
-    rows = RowGatherer()
-    for line, row in read_objects(path):
+def _rows_of_supervisions(path: Path, left_out: dict[str, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A row for every supervision, without the file of its recording."""
+
+    def understood(row: Mapping[str, Any]) -> dict[str, Any]:
         channel = row.get("channel", 0)
         times = {"offset": float(row["start"]), "duration": float(row["duration"])}
         key = _key(row["recording_id"], [channel] if isinstance(channel, int) else channel)
-        rows.append(_fields(row, left_out) | times | {"id": row["id"], "_key": key, "_line": line})
-    table = rows.table()
-    found = pc.index_in(combined(table["_key"]), value_set=combined(recordings["_key"]))
-    if found.null_count:
-        bad = table.filter(pc.is_null(found)).select(["_key", "_line"]).to_pylist()
-        known = set(recordings["_recording"].to_pylist())
+        return _fields(row, left_out) | times | {"id": row["id"], "_key": key}
+
+    return _parsed(path, understood)
+
+
+def _with_recordings(
+    supervisions: KeptPieces, path: Path, recordings: KeptPieces, home: Path, left_out: dict[str, int]
+) -> Pieces:
+    """Supervisions with the files of their recordings."""
+    joined = JoinedPieces(supervisions, "_key")
+    columns = ["_key", "audio_filepath", "sample_rate"]
+    unused = joined.add(piece.table.select(columns) for piece in recordings())
+    _count(left_out, "file of a recording without a supervision", unused)
+    bad: list[tuple[str, int]] = []
+    num_bad = 0
+    for piece in joined():
+        rows = pc.indices_nonzero(combined(pc.is_null(piece.table["audio_filepath"])))
+        num_bad += len(rows)
+        for row in rows.to_pylist()[: MAX_SHOWN - len(bad)]:
+            bad.append((piece.table["_key"][row].as_py(), int(piece.lines[row])))
+    if bad:
+        names = pa.array([key.rpartition("\n")[0] for key, _ in bad], STRING)
+        known: set[str] = set()
+        for piece in recordings():
+            known |= set(names.filter(pc.is_in(names, value_set=combined(piece.table["_recording"]))).to_pylist())
         problems = []
-        for row in bad:
-            name, _, channels = row["_key"].rpartition("\n")
+        for key, line in bad:
+            name, _, channels = key.rpartition("\n")
             what = _not_a_file(name, channels) if name in known else f"there is no recording {name!r} in {home}"
-            problems.append(f"{path}:{row['_line']}: {what}")
-        raise ManifestError(f"{path}: {len(bad)} lines cannot be read\n{shown(problems, separator=chr(10))}")
-    unused = pc.is_in(recordings["_key"], value_set=combined(table["_key"]))
-    _count(left_out, "file of a recording without a supervision", len(unused) - pc.sum(unused).as_py())
-    for name in ("audio_filepath", "sample_rate"):
-        table = table.append_column(name, recordings[name].take(found))
-    return table
+            problems.append(f"{path}:{line}: {what}")
+        raise _unreadable(path, problems, num_bad)
+    return joined
 
 
 def _key(recording: str, channels: Iterable[int]) -> str:
@@ -239,7 +271,10 @@ def _recording(row: Mapping[str, Any]) -> Recorded:
             )
         own_rate = own_rate and not path.lower().endswith(".opus")  # lhotse resamples these as it reads
         sources.append(Source(path=path, channels=frozenset(source["channels"])))
-    rate = int(row["sampling_rate"]) if own_rate else None
+    rate = int(row["sampling_rate"])
+    if not 0 < rate < 1 << 31:
+        raise _Problem(f"the sampling rate of {row['id']!r} is {row['sampling_rate']}, which is none")
+    rate = rate if own_rate else None
     return Recorded(id=row["id"], duration=float(row["duration"]), sample_rate=rate, sources=tuple(sources))
 
 
@@ -270,10 +305,34 @@ def _count(left_out: dict[str, int], reason: str, count: int) -> None:
         left_out[reason] = left_out.get(reason, 0) + int(count)
 
 
-@contextmanager
-def _problems(path: Path) -> Iterator[list[str]]:
-    """Gather what is wrong with lines, and raise it together at the end."""
-    found: list[str] = []
-    yield found
-    if found:
-        raise ManifestError(f"{path}: {len(found)} lines cannot be read\n{shown(found, separator=chr(10))}")
+def _parsed(path: Path, parse: Callable[[dict[str, Any]], Parsed]) -> Iterator[tuple[int, Parsed]]:
+    """Every line and what `parse` makes of it.
+
+    Raises:
+        ManifestError: at the end, for all lines of which it makes nothing.
+    """
+    problems: list[str] = []
+    num_bad = 0
+    for line, row in read_objects(path):
+        try:
+            found = parse(row)
+        except _Problem as problem:
+            what = str(problem)
+        except KeyError as error:
+            what = f"lacks {error.args[0]!r}; {_WRITE_AGAIN}"
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            what = f"holds something else than is wanted ({error}); {_WRITE_AGAIN}"
+        else:
+            if not num_bad:
+                yield line, found
+            continue
+        num_bad += 1
+        problems += [f"{path}:{line}: {what}"] if len(problems) < MAX_SHOWN else []
+    if num_bad:
+        raise _unreadable(path, problems, num_bad)
+
+
+def _unreadable(path: Path, problems: Sequence[str], num_bad: int) -> ManifestError:
+    """The first problems, at most `MAX_SHOWN`, of all."""
+    more = [f"and {num_bad - len(problems)} more"] if num_bad > len(problems) else []
+    return ManifestError("\n".join([f"{path}: {num_bad} lines cannot be read", *problems, *more]))

@@ -119,7 +119,13 @@ def parse_numbers(texts: pa.Array, path: Path, *, first_line: int, what: str, wh
         raise ManifestError(
             f"{path}:{first_line + row}: {what} must be {needed}, is {texts[row].as_py()!r}{_others(len(bad))}"
         )
-    return texts.cast(kind)
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:  # more digits than 64 bits hold
+        place = next(row for row, text in enumerate(texts.to_pylist()) if not -(1 << 63) <= float(text) < 1 << 63)
+        raise ManifestError(
+            f"{path}:{first_line + place}: {what} must be a number that 64 bits hold, is {texts[place].as_py()[:80]!r}"
+        ) from None
 
 
 def check_same_length(labels: Path, num_labels: int, audio: Path, num_audio: int) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +17,24 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from speechssl.audio import AudioInfo
+from speechssl.errors import ManifestError
 from speechssl.manifest.cache import Cache, Stamp
 from speechssl.manifest.complete import hash_short_ids, lacks_ids
 from speechssl.manifest.files import ArrowFile, write_arrow
-from speechssl.manifest.formats.base import ReadOptions
-from speechssl.manifest.formats.headers import OPTIONAL, check_unique, fill, make_manifest
+from speechssl.manifest.formats.base import ReadOptions, check_unique_ids
+from speechssl.manifest.formats.headers import OPTIONAL, Finished, check_unique, fill, make_manifest
 from speechssl.manifest.hashing import Hashes, hash_values, repeated_hashes, repeated_rows
 from speechssl.manifest.jsonl import conform, join_schemas
-from speechssl.manifest.storage import BATCH_ROWS, cast_batch, target_schema
+from speechssl.manifest.storage import (
+    BATCH_ROWS,
+    InMemory,
+    Joined,
+    Selected,
+    Storage,
+    cast_batch,
+    in_order,
+    target_schema,
+)
 from speechssl.manifest.table import Manifest
 
 logger = logging.getLogger(__name__)
@@ -56,7 +66,13 @@ class _Survey:
 
 
 def import_pieces(
-    pieces: Callable[[], Iterable[Piece]], folder: Path, source: Path, options: ReadOptions, *, named: Named
+    pieces: Callable[[], Iterable[Piece]],
+    folder: Path,
+    source: Path,
+    options: ReadOptions,
+    *,
+    named: Named = lambda table: table,
+    finished: Finished = lambda table: table,
 ) -> Manifest:
     """`make_manifest` of all pieces together; of several, no more than one is in memory.
 
@@ -66,6 +82,7 @@ def import_pieces(
         source: the file, for messages.
         options: the caller's.
         named: applied to each piece; columns by which recordings and ids are known must have our names before it.
+        finished: applied to the complete rows.
 
     Raises:
         ManifestError: as `make_manifest`.
@@ -73,7 +90,7 @@ def import_pieces(
     found = iter(pieces())
     start = list(itertools.islice(found, 2))
     if len(start) == 1:
-        return make_manifest(named(start[0].table), folder, source, start[0].lines, options)
+        return make_manifest(named(start[0].table), folder, source, start[0].lines, options, finished=finished)
     survey = _look_through(itertools.chain(start, found))
     cache = Cache()
     try:
@@ -86,15 +103,39 @@ def import_pieces(
         )  # fmt: skip
         parts = [(conform(piece.table, survey.schema), piece.lines) for piece in pieces()]
         table = pa.concat_tables([table for table, _ in parts])
-        return make_manifest(named(table), folder, source, np.concatenate([lines for _, lines in parts]), options)
+        lines = np.concatenate([lines for _, lines in parts])
+        return make_manifest(named(table), folder, source, lines, options, finished=finished)
     os.close(descriptor)
     path = Path(name)
     try:
-        rows = _write(pieces, folder, source, options, named, survey, path, cache)
+        filled = map(finished, _filled(pieces(), folder, source, options, named, survey))
+        rows = _write(filled, pieces, source, path, cache)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     weakref.finalize(rows, _remove, path, os.getpid())
+    return Manifest._of(rows, folder)
+
+
+def join_parts(parts: Sequence[Manifest], folder: Path, source: Path) -> Manifest:
+    """Several imports as one, in order, with paths relative to `folder`; in memory where all of them are.
+
+    Raises:
+        ManifestError: columns that do not go together, or an id that occurs twice; names `source`.
+    """
+    parts = [part.rebased(folder) for part in parts]
+    try:
+        if all(isinstance(part._rows, InMemory) for part in parts):
+            table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+            check_unique_ids(table, str(source))
+            return Manifest(table, folder)
+        rows: Storage = Joined([part._rows for part in parts]) if len(parts) > 1 else parts[0]._rows
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ManifestError(f"{source}: its parts do not go together: {error}; drop or convert that column") from None
+    rows = Selected(rows, in_order(rows.schema.names))
+    suspects = repeated_rows([hash_values(batch.column(0)) for batch in rows.scan(["id"])])
+    if len(suspects):
+        check_unique_ids(rows.read(["id"], suspects), str(source))
     return Manifest._of(rows, folder)
 
 
@@ -124,12 +165,10 @@ def _look_through(pieces: Iterable[Piece]) -> _Survey:
 
 
 def _write(
-    pieces: Callable[[], Iterable[Piece]], folder: Path, source: Path, options: ReadOptions, named: Named,
-    survey: _Survey, path: Path, cache: Cache,
-) -> ArrowFile:  # fmt: skip
-    """Write all rows to `path`, filled in, and see that their ids differ."""
+    filled: Iterator[pa.Table], pieces: Callable[[], Iterable[Piece]], source: Path, path: Path, cache: Cache
+) -> ArrowFile:
+    """Write the complete rows to `path`, and see that their ids differ."""
     hashes: list[Hashes] = []
-    filled = _filled(pieces(), folder, source, options, named, survey)
     first = next(filled)
     schema = target_schema(first.schema)
 

@@ -1,51 +1,45 @@
-"""Rows that come one by one, gathered into Arrow columns piece by piece."""
+"""Rows of JSON that come one by one, gathered into Arrow columns piece by piece."""
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from speechssl.errors import ManifestError
+from speechssl.manifest.formats.pieces import Piece
 from speechssl.manifest.jsonl import CORE_TYPES, STRING
 
 _ROWS_PER_PIECE = 1 << 16
 
 
-class RowGatherer:
-    """Takes dictionaries, gives a table; no more than one piece of the rows are Python objects at a time."""
+def gather(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Piece]:
+    """Lines and their rows as pieces, at least one; no more than a piece of the rows are Python objects at a time.
 
-    def __init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
-        self._pieces: list[pa.Table] = []
+    Names that other rows have and one has not are null; a column whose values are of several kinds is text.
+    """
+    lines: list[int] = []
+    waiting: list[dict[str, Any]] = []
+    num_pieces = 0
+    for line, row in rows:
+        lines.append(line)
+        waiting.append(row)
+        if len(waiting) == _ROWS_PER_PIECE:
+            yield _piece(lines, waiting)
+            lines, waiting = [], []
+            num_pieces += 1
+    if waiting or not num_pieces:
+        yield _piece(lines, waiting)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row; names that other rows have and this has not are null."""
-        self._rows.append(row)
-        if len(self._rows) == _ROWS_PER_PIECE:
-            self._close_piece()
 
-    def table(self) -> pa.Table:
-        """All rows. A column whose values are of several kinds is text."""
-        if self._rows or not self._pieces:
-            self._close_piece()
-        try:
-            return pa.concat_tables(self._pieces, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            kinds: dict[str, set[pa.DataType]] = {}
-            for piece in self._pieces:
-                for field in piece.schema:
-                    kinds.setdefault(field.name, set()).add(field.type)
-            mixed = [name for name, types in kinds.items() if len(types) > 1 and name not in CORE_TYPES]
-            return pa.concat_tables([_as_text(piece, mixed) for piece in self._pieces], promote_options="permissive")
-
-    def _close_piece(self) -> None:
-        names = dict.fromkeys(name for row in self._rows for name in row)
-        self._pieces.append(pa.table({name: _array(name, [row.get(name) for row in self._rows]) for name in names}))
-        self._rows = []
+def _piece(lines: list[int], rows: list[dict[str, Any]]) -> Piece:
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pa.table({name: _array(name, [row.get(name) for row in rows]) for name in names})
+    return Piece(table=table, lines=np.array(lines, dtype=np.int64))
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -65,11 +59,19 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     row = json.loads(line.decode("utf-8-sig"))
                     if not isinstance(row, dict):
                         raise ManifestError(f"{path}:{number}: must be a JSON object")
+                    if b"\\ud" in line.lower():
+                        json.dumps(row, ensure_ascii=False).encode()  # raises where one half of a pair stands alone
                     yield number, row
+    except UnicodeEncodeError:
+        raise ManifestError(
+            f"{path}:{number}: holds one of \\ud800 ... \\udfff outside of a pair, which is no character; correct it"
+        ) from None
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ManifestError(f"{path}:{number}: lists or objects lie too deep within each other") from None
     except (OSError, EOFError, zlib.error) as error:
         raise ManifestError(f"{path}: damaged after line {number} ({error}); copy it again") from None
 
@@ -80,17 +82,9 @@ def _array(name: str, values: list[Any]) -> pa.Array:
         return _texts(values)
     try:
         array = pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return _texts(values)
     return array.cast(STRING) if pa.types.is_string(array.type) else array
-
-
-def _as_text(table: pa.Table, names: list[str]) -> pa.Table:
-    for name in names:
-        if name in table.column_names and table.schema.field(name).type != STRING:
-            place = table.column_names.index(name)
-            table = table.set_column(place, name, _texts(table[name].to_pylist()))
-    return table
 
 
 def _texts(values: list[Any]) -> pa.Array:
