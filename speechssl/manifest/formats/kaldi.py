@@ -67,14 +67,13 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
     for name, column in (("text", "text"), ("utt2spk", "speaker"), ("utt2lang", "language")):
         if (folder / name).is_file():
             mapping = _scan_mapping(folder / name, what="utterance and value", allow_empty=name == "text")
-            others = utterances.add(pa.table({"key": part.keys, column: part.values}) for part in mapping)
-            if others:
-                left_out[f"line of {name} for an utterance that is not in {source.name}"] = others
+            num_others = utterances.add(pa.table({"key": part.keys, column: part.values}) for part in mapping)
+            if num_others:
+                left_out[f"line of {name} for an utterance that is not in {source.name}"] = num_others
     if unused:
         left_out["recording without a segment"] = unused
-    told = _with_genders(utterances, folder)
     manifest = import_pieces(
-        lambda: _without_speakers_of_one(told),
+        KeptPieces(_without_speakers_of_one(_with_genders(utterances, folder))),
         choose_folder(first, folder / "wav.scp", options),
         source,
         options,
@@ -193,7 +192,7 @@ def _add_lengths(utterances: JoinedPieces, folder: Path, options: ReadOptions) -
     utterances.add(tables())
 
 
-def _segments(path: Path, recordings: KeptPieces) -> tuple[Pieces, int]:
+def _segments(path: Path, recordings: KeptPieces) -> tuple[KeptPieces, int]:
     """The columns id, audio_filepath, offset and duration; and how many recordings have no segment."""
     joined = JoinedPieces(KeptPieces(_scan_segments(path)), "recording")
     unused = joined.add(piece.table for piece in recordings())
@@ -214,7 +213,7 @@ def _segments(path: Path, recordings: KeptPieces) -> tuple[Pieces, int]:
             columns = {"id": table["id"], "audio_filepath": table["audio_filepath"], "offset": start}
             yield Piece(table=pa.table(columns | {"duration": duration}), lines=piece.lines)
 
-    return spans, unused
+    return KeptPieces(spans()), unused
 
 
 def _scan_segments(path: Path) -> Iterator[Piece]:
@@ -244,7 +243,7 @@ def _with_genders(utterances: JoinedPieces, folder: Path) -> Pieces:
     has_speakers = (folder / "utt2spk").is_file()
     if not has_speakers or not (folder / "spk2gender").is_file():
         return utterances
-    joined = JoinedPieces(utterances, "speaker")
+    joined = JoinedPieces(KeptPieces(utterances()), "speaker")
     mapping = _scan_mapping(folder / "spk2gender", what="speaker and gender")
     joined.add(pa.table({"key": part.keys, "gender": part.values}) for part in mapping)
     return joined

@@ -71,13 +71,14 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
     left_out: dict[str, int] = {}
     notes: list[str] = []
     kind = _kind_of_file(path)
+    pieces: Pieces
     if kind == "cuts":
         found = _read_cuts(path, left_out, notes)
-        pieces, filled = found.__call__, found.filled
+        pieces, filled = found, found.filled
     else:
         recordings, supervisions = _pair(path, kind)
         found = _some(KeptPieces(gather(_rows_of_recordings(recordings))), recordings)
-        pieces, filled = found.__call__, found.filled
+        pieces, filled = found, found.filled
         if supervisions is not None:
             said = _some(KeptPieces(gather(_rows_of_supervisions(supervisions, left_out))), supervisions)
             pieces = _with_recordings(said, supervisions, found, recordings, left_out)
@@ -274,8 +275,8 @@ def _recording(row: Mapping[str, Any]) -> Recorded:
     rate = int(row["sampling_rate"])
     if not 0 < rate < 1 << 31:
         raise _Problem(f"the sampling rate of {row['id']!r} is {row['sampling_rate']}, which is none")
-    rate = rate if own_rate else None
-    return Recorded(id=row["id"], duration=float(row["duration"]), sample_rate=rate, sources=tuple(sources))
+    known = rate if own_rate else None
+    return Recorded(id=row["id"], duration=float(row["duration"]), sample_rate=known, sources=tuple(sources))
 
 
 def _span(recording: Recorded, channels: int | Sequence[int], start: float, duration: float) -> dict[str, Any]:
