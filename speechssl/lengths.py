@@ -7,12 +7,14 @@ functions take Python integers or integer tensors alike.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Length = TypeVar("Length", int, Tensor)
+# torch is imported where a tensor is at hand: manifests need no more than seconds and samples.
+
+Length = TypeVar("Length", int, "Tensor")
 StridedLayers = Sequence[tuple[int, int]]
 
 
@@ -31,6 +33,8 @@ def output_length(num_samples: Length, layers: StridedLayers) -> Length:
 
     Each layer turns n into floor((n - kernel) / stride) + 1.
     """
+    from torch import Tensor
+
     length = num_samples
     for kernel, stride in layers:
         length = (length - kernel) // stride + 1
@@ -80,18 +84,22 @@ def no_padding(known: bool) -> Iterator[None]:
         _no_padding.reset(token)
 
 
-def is_full(lengths: Tensor, max_length: int) -> bool:
+def is_full(lengths: "Tensor", max_length: int) -> bool:
     """Whether no row is padded.
 
     Only found out on the CPU, or known inside of `no_padding`: elsewhere asking would wait for the device, so the
     answer is no; so it is while a graph is traced, which must serve every length.
     """
+    import torch
+
     if torch.compiler.is_compiling():
         return False
     return _no_padding.get() or (lengths.device.type == "cpu" and bool((lengths == max_length).all()))
 
 
-def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
+def padding_mask(lengths: "Tensor", max_length: int) -> "Tensor":
     """True where a position lies beyond its row's length: lengths i64 `[B]` -> bool `[B, max_length]`."""
+    import torch
+
     positions = torch.arange(max_length, device=lengths.device)
     return positions[None, :] >= lengths[:, None]

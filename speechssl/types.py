@@ -1,15 +1,18 @@
-"""Batches and results that pass between parts. Imports torch only.
+"""Batches and results that pass between parts. Imports nothing, torch for its names only.
 
 Shapes: B utterances, S samples, T frames, M masked frames, C latent dim, D model dim, Q quantized dim, G codebooks,
 V entries, K distractors, L labels, N vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # manifests have utterances, and no tensors
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class AudioBatch:
         """Seconds of audio without padding. Waits for the device when `num_samples` lives on one."""
         return float(self.num_samples.sum()) / self.sample_rate
 
-    def to(self, device: torch.device | str) -> "AudioBatch":
+    def to(self, device: torch.device | str) -> AudioBatch:
         """The same batch on `device`; the copy overlaps with computation when the memory is pinned."""
         waveform = self.waveform.to(device, non_blocking=True)
         return replace(self, waveform=waveform, num_samples=self.num_samples.to(device, non_blocking=True))
@@ -75,7 +78,7 @@ class LabeledBatch:
     target_lengths: Tensor
     references: tuple[str, ...]
 
-    def to(self, device: torch.device | str) -> "LabeledBatch":
+    def to(self, device: torch.device | str) -> LabeledBatch:
         """The same batch on `device`."""
         return LabeledBatch(
             audio=self.audio.to(device),

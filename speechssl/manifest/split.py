@@ -7,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from speechssl.errors import ManifestError
 from speechssl.manifest.hashing import Codes, Hashes, codes_of, hash_values, in_order_of_appearance, pieces
@@ -82,6 +80,9 @@ def group_rows(manifest: Manifest, keys: Sequence[str]) -> Codes:
 
 def _join_groups(groups: Codes, values: Codes) -> Codes:
     """Unite the groups that share a value. Only rows whose value occurs again can tie groups together."""
+    from scipy.sparse import coo_matrix  # more to load than all of a manifest's other commands need
+    from scipy.sparse.csgraph import connected_components
+
     num_groups = int(groups.max()) + 1
     rows = np.flatnonzero(np.bincount(values)[values] > 1)
     tied, num_values = _renumbered(values[rows])

@@ -151,6 +151,18 @@ OPTIONAL = (
 ).split()
 
 
+def test_manifests_audio_texts_and_reports_work_without_torch() -> None:
+    """It takes half a gigabyte and 1.5 s, for what has no tensor in it."""
+    light = {"manifest", "audio", "text", "scoring", "evaluation", "report", "compare"}
+    modules = [name for name in SOURCES if top(name) in light]
+    assert {top(name) for name in modules} == light
+    heavy = "torch torchaudio scipy sklearn librosa matplotlib"
+    run_python(
+        f"import sys\nfor name in {heavy.split()}:\n    sys.modules[name] = None\n"
+        + "".join(f"import speechssl.{name}\n" for name in modules)
+    )
+
+
 def test_core_works_with_torch_numpy_safetensors_and_yaml_alone() -> None:
     core = {"nn", "encoder", "objectives", "training", "lengths", "types"}
     modules = [name for name in SOURCES if top(name) in core]
