@@ -27,6 +27,8 @@ ROWS: dict[str, list[str]] = {
     "reference": [],
     "clusters_of_mfcc": ["--objective", "cluster", "--cluster.targets", "{units}", "--cluster.mask_probability", "0.65",
                          "--cluster.feature_penalty_weight", "0"],
+    "waveform": ["--encoder.front_end", "waveform", "--encoder.conv_dim", "128", "--encoder.conv_norm", "layer",
+                 "--contrastive.feature_penalty_weight", "10"],
     "one_reader": ["--manifests", "data/tiny/kathleen_train.jsonl"],
     "entries_320": ["--contrastive.num_entries", "320"],
     "distractors_20": ["--contrastive.num_distractors", "20"],
