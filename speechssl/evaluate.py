@@ -16,7 +16,7 @@ from speechssl.ctc.decoding.file import DECODER_FILE, write_settings
 from speechssl.data import iterate_once
 from speechssl.encoder import resolve_device
 from speechssl.errors import AudioError, ConfigError, ManifestError
-from speechssl.evaluation import RESULT_FILE, UTTERANCES_FILE, read_hypotheses, save_report
+from speechssl.evaluation import read_hypotheses, save_report
 from speechssl.evaluation.columns import chosen_columns, column_values, has_several
 from speechssl.files import writing
 from speechssl.interop import identify, load_asr
@@ -24,23 +24,10 @@ from speechssl.lengths import receptive_field
 from speechssl.manifest import Manifest
 from speechssl.model_directory import resolve_model_directory
 from speechssl.progress import Progress
-from speechssl.scoring import AlignmentMethod, Breakdown, RateDifference, break_down, paired_bootstrap, score
+from speechssl.scoring import AlignmentMethod, Breakdown, break_down, score
 from speechssl.text import NormalizerName, normalize
 from speechssl.tuning import Tuning, collect_outputs, decode_outputs, tune
 from speechssl.types import ErrorReport, Utterance
-
-__all__ = [
-    "RESULT_FILE",
-    "UTTERANCES_FILE",
-    "EvaluateConfig",
-    "EvaluateResult",
-    "RateDifference",
-    "paired_bootstrap",
-    "recognize_manifest",
-    "run",
-    "save_report",
-    "score",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -310,20 +297,8 @@ def _model_name(checkpoint: str) -> str:
     return resolve_model_directory(checkpoint).resolve().name
 
 
-def recognize_manifest(
-    recognizer: SpeechRecognizer, manifest: Manifest, *, batch_seconds: float = 120.0
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Hypotheses of all utterances by id, in the manifest's order, and the reason where audio could not be used.
-
-    What could not be used has an empty hypothesis, and is logged by name.
-    """
-    found, failed = _recognize(recognizer, manifest, batch_seconds=batch_seconds)
-    names = map(str, manifest.column("id").to_pylist())
-    return {name: found[name].text if name in found else "" for name in names}, failed
-
-
 def _recognize(
-    recognizer: SpeechRecognizer, manifest: Manifest, *, batch_seconds: float, progress: Progress | None = None
+    recognizer: SpeechRecognizer, manifest: Manifest, *, batch_seconds: float, progress: Progress | None
 ) -> tuple[dict[str, Hypothesis], dict[str, str]]:
     """Hypotheses by id, and the reasons where audio could not be used."""
     hypotheses: dict[str, Hypothesis] = {}

@@ -13,7 +13,7 @@ from speechssl.cli.profile import show_profile
 from speechssl.errors import SpeechSSLError
 
 if TYPE_CHECKING:
-    from speechssl.quickstart import QuickstartConfig, QuickstartResult
+    from speechssl.quickstart import QuickstartResult
     from speechssl.training.dry_run import StepCost
     from speechssl.training.task import TrainingConfig, TrainingResult
     from speechssl.types import ErrorReport
@@ -64,7 +64,7 @@ def quickstart(words: list[str]) -> int:
     if config is None:
         return 0
     result = run(config)
-    _show_quickstart(config, result)
+    _show_quickstart(result)
     return 0
 
 
@@ -234,7 +234,7 @@ def _take_flag(words: list[str], flag: str) -> tuple[list[str], bool]:
     return [word for word in words if word != flag], flag not in words
 
 
-def _show_quickstart(config: "QuickstartConfig", result: "QuickstartResult") -> None:
+def _show_quickstart(result: "QuickstartResult") -> None:
     if result.trials:
         rows = [
             (

@@ -15,7 +15,6 @@ from speechssl.cli.options import stage_config
 from speechssl.cli.output import log_to_stderr, progress_bar, say, table
 
 if TYPE_CHECKING:
-    from speechssl.asr import SpeechRecognizer
     from speechssl.streaming import Listener, StreamUpdate
     from speechssl.transcribe import TranscribeConfig
 
@@ -106,13 +105,12 @@ def _stream(config: "TranscribeConfig") -> int:
                 shown.update(update)
         for update in listener.finish():
             shown.update(update)
-    _show_end(config, recognizer, listener, shown, interrupted=stop.stopped)
+    _show_end(config, listener, shown, interrupted=stop.stopped)
     return 0
 
 
 def _show_end(
     config: "TranscribeConfig",
-    recognizer: "SpeechRecognizer",
     listener: "Listener",
     shown: "_Shown",
     *,

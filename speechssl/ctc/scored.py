@@ -4,7 +4,7 @@ Shapes: T frames, N vocabulary.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -85,13 +85,6 @@ class WordJoiner:
         tokens = tuple(self._current)
         self._current = []
         return [ScoredWord(text=text, tokens=tokens)] if text else []
-
-
-def join_words(tokens: Iterable[ScoredToken], vocabulary: Vocabulary) -> list[ScoredWord]:
-    """All words of a sequence of labels."""
-    joiner = WordJoiner(vocabulary)
-    words = [word for token in tokens for word in joiner.push(token)]
-    return words + joiner.finish()
 
 
 def score_tokens(log_probabilities: Tensor, tokens: Sequence[TokenSpan]) -> list[ScoredToken]:

@@ -16,7 +16,6 @@ frame, time (seconds) and layer; pooled it has id, layer and all columns of the 
 which files there are.
 """
 
-from speechssl.embed.encode import embed_manifest
 from speechssl.embed.index import EmbeddingIndex, Embeddings, load_table, open_index, read_embeddings
 from speechssl.embed.settings import EmbedConfig
 from speechssl.embed.stage import EmbedResult, run
@@ -26,7 +25,6 @@ __all__ = [
     "EmbedResult",
     "EmbeddingIndex",
     "Embeddings",
-    "embed_manifest",
     "load_table",
     "open_index",
     "read_embeddings",

@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 
 from speechssl.data import OnError, iterate_once
 from speechssl.embed.rows import FileRows
-from speechssl.encoder import SpeechEncoder
 from speechssl.errors import AudioError
 from speechssl.extraction import (
     ChunkSettings,
     Extractor,
-    Pool,
-    Representation,
     collect,
     encode_batch,
     encode_long,
@@ -111,24 +108,6 @@ def encode_rows(
                 name, reason = found
                 utterance = manifest[places[name]]
                 failed(utterance, AudioError(f"{utterance.audio_filepath}: {reason}"))
-
-
-def embed_manifest(
-    manifest: Manifest,
-    encoder: SpeechEncoder,
-    *,
-    layer: int | None = None,
-    pool: Pool = "mean",
-    batch_seconds: float = 60.0,
-    precision: Precision = "fp32",
-    on_error: OnError | None = None,
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Every usable utterance's id with its vector `[E]`, or with its frames `[T, D]`; like `encode_rows`."""
-    extractor = Extractor(encoder, Representation(layers=(layer,), pool=pool))
-    settings = EncodeSettings(precision=precision, batch_seconds=batch_seconds)
-    for found in encode_rows(manifest, extractor, settings, on_error=on_error):
-        assert found.vectors is not None
-        yield found.id, found.vectors[0]
 
 
 def _warn(utterance: Utterance, error: AudioError) -> None:

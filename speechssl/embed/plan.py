@@ -53,15 +53,11 @@ class ShardTask:
 class Plan:
     """What there is to do.
 
-    `tasks` rewrite or remove shards first, then add new ones. Counts are of recordings: `num_new` are not in the index,
-    `num_changed` may have other audio, `num_relabelled` other columns, `num_removed` left the manifest. `run` is the
-    name under which the shards may be made (`locks`), once it is to be carried out.
+    `tasks` rewrite or remove shards first, then add new ones. `num_removed` recordings have left the manifest. `run` is
+    the name under which the shards may be made (`locks`), once it is to be carried out.
     """
 
     tasks: tuple[ShardTask, ...]
-    num_new: int
-    num_changed: int
-    num_relabelled: int
     num_removed: int
     run: str = ""
 
@@ -96,20 +92,17 @@ def make_plan(
     """
     places = {row.id: number for number, row in enumerate(rows)}
     tasks: list[ShardTask] = []
-    counts = {"changed": 0, "relabelled": 0, "removed": 0}
+    num_removed = 0
     taken: set[int] = set()
     finished: dict[int, list[str]] = {}
     for number, index in finished_shards(folder, format):
         finished[number] = index["id"]
         kept = [places[name] for name in index["id"] if name in places and places[name] not in taken]
         taken.update(kept)
-        counts["removed"] += len(index["id"]) - len(kept)
+        num_removed += len(index["id"]) - len(kept)
         stored = {name: (source, own) for name, source, own in zip(*index.values(), strict=True)}
-        changed = [place for place in kept if stored[rows[place].id][0] != rows[place].source_key]
-        relabelled = [place for place in kept if stored[rows[place].id][1] != rows[place].row_key]
-        counts["changed"] += len(changed)
-        counts["relabelled"] += len(set(relabelled) - set(changed))
-        if changed or relabelled or len(kept) < len(index["id"]):
+        changed = any(stored[rows[place].id] != (rows[place].source_key, rows[place].row_key) for place in kept)
+        if changed or len(kept) < len(index["id"]):
             tasks.append(_task(number, kept, rows))
     cut = partial(plan_spans, shard_rows=shard_rows, row_bytes=row_bytes, frame_rate=frame_rate)
     new = [place for place in range(len(rows)) if place not in taken]
@@ -118,10 +111,7 @@ def make_plan(
         last = max(finished, default=-1)
         added = {last + 1 + number: new[first:end] for number, (first, end) in enumerate(cut(durations[new]))}
     tasks += [_task(number, kept, rows) for number, kept in added.items()]
-    return Plan(
-        tasks=tuple(tasks), num_new=len(new), num_changed=counts["changed"], num_relabelled=counts["relabelled"],
-        num_removed=counts["removed"],
-    )  # fmt: skip
+    return Plan(tasks=tuple(tasks), num_removed=num_removed)
 
 
 def _interrupted(

@@ -13,7 +13,7 @@ import torch
 from speechssl import embed
 from speechssl.audio import read
 from speechssl.embed import EmbedConfig, open_index, read_embeddings
-from speechssl.embed.encode import EncodeSettings, _encode, embed_manifest
+from speechssl.embed.encode import EncodeSettings, _encode, encode_rows
 from speechssl.embed.plan import plan_spans
 from speechssl.encoder import SpeechEncoder, encoder_config
 from speechssl.errors import AudioError, ConfigError, ManifestError
@@ -232,10 +232,11 @@ def test_batch_that_does_not_fit_is_halved_and_one_clip_that_does_not_is_listed(
     failed: list[tuple[str, str]] = []
     encoder = Cramped(encoder_config("tiny", SMALL))
     manifest = Manifest.load(manifest_path)
+    extractor = Extractor(encoder, Representation(layers=(None,), pool="mean"))
     ids = {
-        name
-        for name, _ in embed_manifest(
-            manifest, encoder, on_error=lambda row, error: failed.append((row.id, str(error)))
+        found.id
+        for found in encode_rows(
+            manifest, extractor, EncodeSettings(), on_error=lambda row, error: failed.append((row.id, str(error)))
         )
     }
     assert ids == {"clip-0", "clip-1", "clip-2", "clip-4", "clip-5"}

@@ -20,7 +20,6 @@ SAMPLE_RATE = 8000
 HOP_SAMPLES = 125
 """Samples from one frame to the next; 64 frames a second."""
 
-FRAMES_PER_SECOND = SAMPLE_RATE / HOP_SAMPLES
 WINDOW_SAMPLES = 2048
 LAG_FRAMES = 16
 PAD_SAMPLES = 2000

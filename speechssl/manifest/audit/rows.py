@@ -6,7 +6,6 @@ Shapes: R rows of all manifests, N different spans.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +82,6 @@ class Rows:
         """How many of the given rows are of each manifest."""
         counts = np.bincount(self.manifest_of[rows], minlength=len(self.names))
         return {name: int(count) for name, count in zip(self.names, counts, strict=True)}
-
-    @cached_property
-    def rows_of_span(self) -> tuple[Integers, Integers]:
-        """Rows ordered by span, and where each span's begin `[N + 1]`."""
-        order = np.argsort(self.span_of, kind="stable")
-        begins = np.searchsorted(self.span_of[order], np.arange(self.num_spans + 1))
-        return order, begins
 
     def _numbers(self, name: str) -> npt.NDArray[np.float64]:
         parts = [np.asarray(m.column(name).to_numpy(), dtype=np.float64) for m in self.manifests]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from speechssl.ctc import greedy_decode
 from speechssl.ctc.chunking import ChunkedLogits, Chunking
-from speechssl.ctc.scored import join_words, score_tokens
+from speechssl.ctc.scored import WordJoiner, score_tokens
 from speechssl.ctc.streaming import GreedyStream
 from speechssl.errors import ConfigError
 from speechssl.lengths import output_length
@@ -40,7 +40,9 @@ def test_stream_writes_what_greedy_decoding_of_the_whole_writes(data: st.DataObj
     assert spans == [(word.text, word.start_frame, word.end_frame) for word in whole.words]
     assert " ".join(word.text for word in words) == whole.text
     assert stream.log_probability == pytest.approx(whole.log_probability)
-    scored = join_words(score_tokens(logits.log_softmax(-1), whole.tokens), vocabulary)
+    joiner = WordJoiner(vocabulary)
+    scored = [word for token in score_tokens(logits.log_softmax(-1), whole.tokens) for word in joiner.push(token)]
+    scored += joiner.finish()
     assert [word.score for word in words] == pytest.approx([word.score for word in scored], rel=1e-5)
 
 
