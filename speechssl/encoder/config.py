@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from speechssl.config import from_dict
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.lengths import frame_stride
 from speechssl.model_directory import CONFIG_FILE
@@ -115,17 +116,12 @@ class EncoderConfig:
 
 
 def config_from_dict(values: Mapping[str, Any], *, source: Path | str = CONFIG_FILE) -> EncoderConfig:
-    """`EncoderConfig` from what JSON holds; lists become tuples, unknown fields are refused.
+    """`EncoderConfig` from what a model's JSON holds.
 
     Raises:
         CheckpointError: a field is unknown or has a wrong value.
     """
     try:
-        converted = dict(values)
-        if "conv_layers" in converted:
-            converted["conv_layers"] = tuple((int(kernel), int(stride)) for kernel, stride in converted["conv_layers"])
-        if "variant" in converted:
-            converted["variant"] = ContextVariant(**converted["variant"])
-        return EncoderConfig(**converted)
+        return from_dict(EncoderConfig, dict(values), source="encoder")
     except (TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{source}: not a usable encoder configuration: {error}") from error

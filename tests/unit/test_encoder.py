@@ -266,6 +266,10 @@ def test_unknown_and_wrong_fields_are_refused(saved: Path) -> None:
     encoder = json.loads((saved / "config.json").read_text())["encoder"]
     edit(saved, encoder={**encoder, "num_lyers": 3})
     assert "num_lyers" in refused(saved)
+    edit(saved, encoder={**encoder, "conv_norm": "batch"})
+    assert "conv_norm: must be one of group, layer, but is 'batch'" in refused(saved)
+    edit(saved, encoder={**encoder, "variant": {"activation": 3}})
+    assert "variant.activation: must be one of" in refused(saved)
     edit(saved, encoder={**encoder, "num_heads": 5})
     assert "model_dim must be divisible by num_heads=5, but is 32" in refused(saved)
     edit(saved, encoder={**encoder, "conv_layers": 7})
