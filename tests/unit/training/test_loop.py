@@ -50,13 +50,13 @@ def make_plain(toy: ModuleType, splits: list[int]) -> Any:
     return Plain()
 
 
-@pytest.mark.parametrize("splits", [[6, 6], [1, 11], [3, 2, 7]])
 def test_metrics_are_read_around_a_line_that_was_cut_off(tmp_path: Path) -> None:
     lines = b'{"step": 1, "loss": 2.0}\n{"loss": 9}\n[1]\n{"step": 2, "event": "caf\xc3'
     (tmp_path / "metrics.jsonl").write_bytes(lines)
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
+@pytest.mark.parametrize("splits", [[6, 6], [1, 11], [3, 2, 7]])
 def test_accumulated_micro_batches_equal_one_batch(toy: ModuleType, tmp_path: Path, splits: list[int]) -> None:
     common = {**SHORT, "log_interval": 1}
     toy.run(tmp_path / "one", task=make_plain(toy, [12]), accumulation_steps=1, **common)
