@@ -29,6 +29,7 @@ from speechssl.training.loop import train
 from speechssl.training.profiling import Profiler
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingConfig, TrainingResult
+from speechssl.training.together import joined
 from speechssl.types import AudioBatch, ObjectiveOutput
 from speechssl.units.model import centers_file
 from speechssl.units.targets import open_targets
@@ -282,21 +283,24 @@ def build_models(config: PretrainConfig) -> tuple[SpeechEncoder, nn.Module]:
 def run(config: PretrainConfig, *, resume: bool = True, profiler: Profiler | None = None) -> PretrainResult:
     """Pre-train, continuing an interrupted run of the same configuration; `profiler` is told of every update.
 
+    Processes that torchrun started train one model together.
+
     Raises:
         ConfigError, ManifestError: the input is wrong; nothing was started.
         TrainingError: the monitor stopped the run, or no recording can be read.
     """
-    task, manifest, valid = build_task(config)
-    result = train(
-        task,
-        config=config.training,
-        run_directory=Path(config.run_directory),
-        resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": to_dict(task.encoder.config)},
-        fingerprint=data_fingerprint(config, manifest, valid),
-        description="pre-training",
-        resume=resume,
-        profiler=profiler,
-    )
+    with joined(config.device):
+        task, manifest, valid = build_task(config)
+        result = train(
+            task,
+            config=config.training,
+            run_directory=Path(config.run_directory),
+            resolved_config={"stage": "pretrain", **to_dict(config), "resolved_encoder": to_dict(task.encoder.config)},
+            fingerprint=data_fingerprint(config, manifest, valid),
+            description="pre-training",
+            resume=resume,
+            profiler=profiler,
+        )
     return PretrainResult(
         run_directory=Path(config.run_directory),
         training=result,

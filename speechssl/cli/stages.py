@@ -1,10 +1,10 @@
 """Commands that run a stage: configuration from the words, `run(config)`, and its result as text."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from speechssl.cli.options import stage_config
 from speechssl.cli.output import clock, log_to_stderr, percent, percent_interval, progress_bar, say, table
@@ -72,6 +72,7 @@ def pretrain(words: list[str]) -> int:
     """Train an encoder on unlabelled audio."""
     from speechssl.pretrain import PretrainConfig, dry_run, run
     from speechssl.training.profiling import Profiler
+    from speechssl.training.together import is_first
 
     words, with_report = _take_flag(words, NO_REPORT)
     words, trains = _take_flag(words, DRY_RUN)
@@ -86,6 +87,8 @@ def pretrain(words: list[str]) -> int:
         return 0
     if not trains:
         return _show_dry_run(dry_run(config), config.training)
+    if not is_first():
+        return _train_along(run, config)
     profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
     result = run(config, profiler=profiler)
     show_profile(profiler)
@@ -97,6 +100,7 @@ def finetune(words: list[str]) -> int:
     """Train a recogniser on transcribed audio."""
     from speechssl.finetune import FinetuneConfig, dry_run, run
     from speechssl.training.profiling import Profiler
+    from speechssl.training.together import is_first
 
     words, with_report = _take_flag(words, NO_REPORT)
     words, trains = _take_flag(words, DRY_RUN)
@@ -111,6 +115,8 @@ def finetune(words: list[str]) -> int:
         return 0
     if not trains:
         return _show_dry_run(dry_run(config), config.training)
+    if not is_first():
+        return _train_along(run, config)
     profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
     result = run(config, profiler=profiler)
     show_profile(profiler)
@@ -213,6 +219,13 @@ def _show_training(what: str, run: Path, training: "TrainingResult", num_left_ou
         say(f"monitor, update {diagnosis.step}: {diagnosis.message}")
     if training.stopped_because != "max_steps":
         say(f"stopped early: {training.stopped_because.replace('_', ' ')}; {run}")
+
+
+def _train_along(run: Callable[[Any], Any], config: Any) -> int:
+    """Train as one of several processes of which another shows what becomes of it."""
+    log_to_stderr(logging.WARNING)
+    training: TrainingResult = run(config).training
+    return 128 + (training.signal_number or 2) if training.stopped_because == "signal" else 0
 
 
 def _finish_training(run: Path, training: "TrainingResult", *, with_report: bool) -> int:

@@ -26,6 +26,7 @@ from speechssl.training.loop import train
 from speechssl.training.profiling import Profiler
 from speechssl.training.randomness import derive_seed
 from speechssl.training.task import TrainingResult
+from speechssl.training.together import is_first, joined
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +71,17 @@ class FinetuneResult:
 def run(config: FinetuneConfig, *, resume: bool = True, profiler: Profiler | None = None) -> FinetuneResult:
     """Fine-tune as configured, continuing an interrupted run of the same configuration.
 
-    `profiler` is told of every update.
+    `profiler` is told of every update. Processes that torchrun started train one model together.
 
     Raises:
         ConfigError, ManifestError, CheckpointError: something that was given cannot be used.
         TrainingError: no utterance can be learnt from, or the training was stopped.
     """
+    with joined(config.device):
+        return _run(config, resume=resume, profiler=profiler)
+
+
+def _run(config: FinetuneConfig, *, resume: bool, profiler: Profiler | None) -> FinetuneResult:
     task, train_data, valid_data = build_task(config)
     encoder, vocabulary = task.model.encoder, task.model.vocabulary
     resolved = {"stage": "finetune", **to_dict(config), "resolved_encoder": to_dict(encoder.config)}
@@ -94,7 +100,8 @@ def run(config: FinetuneConfig, *, resume: bool = True, profiler: Profiler | Non
         profiler=profiler,
     )
     cost = task.weights.cost(with_peak=True)
-    cost.save(config.run_directory)
+    if is_first():
+        cost.save(config.run_directory)
     return FinetuneResult(
         directory=config.run_directory,
         training=result,
@@ -202,6 +209,8 @@ def _report_cost(cost: TrainingCost) -> None:
 
 def _report(train_data: LabeledData, valid_data: LabeledData, directory: Path) -> None:
     """Log what is not used, and write the list beside the run."""
+    if not is_first():
+        return
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LEFT_OUT_FILE
     path.unlink(missing_ok=True)

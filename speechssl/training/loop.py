@@ -23,8 +23,8 @@ from speechssl.training.optim import build_optimizer, learning_rate, load_optimi
 from speechssl.training.profiling import Profiler
 from speechssl.training.progress import make_progress
 from speechssl.training.randomness import seeded
-from speechssl.training.records import MetricsLog
-from speechssl.training.run_directory import prepare_run
+from speechssl.training.records import MetricsLog, NoLog
+from speechssl.training.run_directory import prepared_run
 from speechssl.training.signals import StopSignals
 from speechssl.training.state import PendingMetrics, TrainingState
 from speechssl.training.task import Task, TrainingConfig, TrainingResult
@@ -68,19 +68,20 @@ def train(
         TrainingError: the monitor stopped the run (a checkpoint was saved first).
     """
     store = CheckpointStore(Path(run_directory) / "checkpoints")
-    found = prepare_run(
-        Path(run_directory), store, resolved_config=resolved_config, fingerprint=fingerprint,
-        description=description, resume=resume,
-    )  # fmt: skip
     previous_threads = torch.get_num_threads()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     try:
-        run = _Run(task, config, store, fingerprint=fingerprint, diagnoses=diagnoses, profiler=profiler)
-        if found is not None:
-            run.restore(*found)
-        with seeded(run.device, config.seed):  # whatever is drawn outside a step leaves the caller's generators alone
-            return run.train(Path(run_directory), description)
+        with prepared_run(
+            Path(run_directory), store, resolved_config=resolved_config, fingerprint=fingerprint,
+            description=description, resume=resume,
+        ) as found:  # fmt: skip
+            run = _Run(task, config, store, fingerprint=fingerprint, diagnoses=diagnoses, profiler=profiler)
+            if found is not None:
+                run.restore(*found)
+            run.together.share_weights(task.modules)
+            with seeded(run.device, config.seed):  # what is drawn outside a step leaves the caller's generators alone
+                return run.train(Path(run_directory), description)
     finally:
         torch.set_num_threads(previous_threads)
 
@@ -113,7 +114,9 @@ class _Run:
         self.updater = Updater(
             task, config, self.optimizer, device=self.device, clock=self.clock, profiler=profiler
         )  # fmt: skip
+        self.together = self.updater.together
         self.saved_step: int | None = None
+        self.stopped_by_signal: int | None = None
 
     def restore(self, step: int, values: Mapping[str, Any]) -> None:
         """Take up a checkpoint."""
@@ -124,7 +127,8 @@ class _Run:
         self.state = TrainingState.from_dict(values, source=str(folder / "state.json"))
         self.monitor.load_state(self.state.monitor)
         self.saved_step = step
-        self._prune()  # the process may have ended between writing a checkpoint and this
+        if self.together.rank == 0:
+            self._prune()  # the process may have ended between writing a checkpoint and this
 
     def train(self, run_directory: Path, description: str) -> TrainingResult:
         """Everything from the first (or next) update to the result."""
@@ -135,10 +139,11 @@ class _Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         prepare(self.task, config)
-        if state.step:
+        if state.step and self.together.rank == 0:
             logger.info("%s: resuming after step %d of %d", description, state.step, config.max_steps)
-        self.log = MetricsLog(run_directory, step=state.step, tensorboard=config.tensorboard)
-        self.progress = make_progress(description, step=state.step, max_steps=config.max_steps)
+        is_first = self.together.rank == 0
+        self.log = MetricsLog(run_directory, step=state.step, tensorboard=config.tensorboard) if is_first else NoLog()
+        self.progress = make_progress(description, step=state.step, max_steps=config.max_steps, is_shown=is_first)
         if self.profiler is not None:
             self.profiler.start(self.task.modules, run_directory, self.device)
         self.updater.start(state.step)
@@ -147,7 +152,7 @@ class _Run:
             self._report_known()
             with StopSignals() as signals:
                 reason = self._steps(signals)
-            return self._result(reason, signals.received)
+            return self._result(reason, self.stopped_by_signal)
         finally:
             if self.profiler is not None:
                 self.profiler.close()
@@ -156,16 +161,14 @@ class _Run:
             self.updater.close()
 
     def _steps(self, signals: StopSignals) -> StopReason:
-        while (reason := self._finished()) is None and signals.received is None:
-            try:
-                batches = self.updater.fetch()
-            except Exception:
-                # A signal to the whole process group ends loader workers before us.
-                if signals.received is None:
-                    raise
-                break
+        while (reason := self._finished()) is None:
+            batches = self._fetch(signals)
+            told = self.together.tell({"signal": signals.received, "seconds": sum(seconds for _, seconds in batches)})
+            self.stopped_by_signal = next((one["signal"] for one in told if one["signal"] is not None), None)
+            if self.stopped_by_signal is not None:
+                break  # all of them before the same update
             values = self.updater.update(self.state.step, [batch for batch, _ in batches])
-            self.state.audio_seconds += sum(seconds for _, seconds in batches)
+            self.state.audio_seconds += sum(one["seconds"] for one in told)
             self.state.step += 1
             if self.profiler is not None:
                 self.profiler.step()
@@ -175,9 +178,21 @@ class _Run:
         if self.saved_step != self.state.step:
             self._read_metrics()
             self._save()
-        if reason is None:
+        if reason is None and self.together.rank == 0:
             logger.warning("stopped by a signal after step %d; the same command goes on from there", self.state.step)
         return reason or "signal"
+
+    def _fetch(self, signals: StopSignals) -> list[tuple[Any, float]]:
+        """The next micro-batches; none after a signal."""
+        if signals.received is not None:
+            return []
+        try:
+            return self.updater.fetch()
+        except Exception:
+            # A signal to the whole process group ends loader workers before us.
+            if signals.received is None:
+                raise
+            return []
 
     def _finished(self) -> StopReason | None:
         patience = self.config.early_stopping_patience
@@ -231,7 +246,8 @@ class _Run:
             raise TrainingError(f"training stopped before the first step: {fatal[0].message}")
 
     def _report(self, diagnosis: Diagnosis) -> None:
-        logger.warning("step %d, %s: %s", diagnosis.step, diagnosis.kind.replace("_", " "), diagnosis.message)
+        if self.together.rank == 0:
+            logger.warning("step %d, %s: %s", diagnosis.step, diagnosis.kind.replace("_", " "), diagnosis.message)
         self.log.event(self.state.step, "diagnosis", **asdict(diagnosis) | {"step": self.state.step})
         self.state.diagnoses.append(asdict(diagnosis))
 
@@ -262,8 +278,11 @@ class _Run:
     def _validate(self) -> bool:
         """Validate; True when this is among the best checkpoints to keep."""
         config, state = self.config, self.state
-        with torch.no_grad(), seeded(self.device, config.seed, "validate"), self.updater.autocast():
-            metrics = {name: float(value) for name, value in self.task.validate(state.step).items()}
+        metrics: dict[str, float] = {}
+        if self.together.rank == 0:
+            with torch.no_grad(), seeded(self.device, config.seed, "validate"), self.updater.autocast():
+                metrics = {name: float(value) for name, value in self.task.validate(state.step).items()}
+        metrics = self.together.first_tells(metrics)
         self.clock.skip()
         if not metrics and config.early_stopping_patience is None:
             return False  # the task has nothing to validate on
@@ -281,6 +300,9 @@ class _Run:
 
     def _save(self) -> None:
         state = self.state
+        if self.together.rank > 0:
+            self.saved_step = state.step
+            return
         self.clock.read(state)
         state.monitor = self.monitor.state()
         tensors = {

@@ -21,8 +21,10 @@ class TrainingProgress(Protocol):
         """Take the bar away."""
 
 
-def make_progress(description: str, *, step: int, max_steps: int) -> TrainingProgress:
-    """A live bar when standard error is a terminal and rich is installed, else log lines."""
+def make_progress(description: str, *, step: int, max_steps: int, is_shown: bool = True) -> TrainingProgress:
+    """A live bar when standard error is a terminal and rich is installed, else log lines; nothing where not shown."""
+    if not is_shown:
+        return NoProgress()
     if sys.stderr.isatty():
         try:
             return RichProgress(description, step=step, max_steps=max_steps)
@@ -49,6 +51,19 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class NoProgress:
+    """Shows nothing: another process does."""
+
+    def advance(self, step: int) -> None:
+        """Nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 class LogProgress:

@@ -74,6 +74,22 @@ class MetricsLog:
         self._file.flush()
 
 
+class NoLog:
+    """In place of a `MetricsLog` in a process that writes nothing, because another one does."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def event(self, step: int, event: str, /, **details: Any) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
     """All lines of a run's `metrics.jsonl`; a torn one, or one without a step, is left out."""
     path = run_directory / METRICS_FILE
