@@ -79,7 +79,7 @@ def pretrain(words: list[str]) -> int:
     words, is_plain = _take_flag(words, PROFILE)
     summary = (
         f"Train an encoder on unlabelled audio; resumes by itself. Ends with report.html, without it by {NO_REPORT}."
-        f" {DRY_RUN} checks data, memory and every path without training."
+        f" {DRY_RUN} checks data, memory and every path without training. Processes of torchrun train one model."
         f" {PROFILE} shows where updates go."
     )
     config = _config("pretrain", PretrainConfig, words, summary)
@@ -107,7 +107,8 @@ def finetune(words: list[str]) -> int:
     words, is_plain = _take_flag(words, PROFILE)
     summary = (
         "Train a recogniser with CTC on transcribed audio; resumes by itself. Ends with report.html, without it by"
-        f" {NO_REPORT}. {DRY_RUN} checks data, memory and every path without training."
+        f" {NO_REPORT}. {DRY_RUN} checks data, memory and every path without training. Processes of torchrun train one"
+        " model."
         f" {PROFILE} shows where updates go."
     )
     config = _config("finetune", FinetuneConfig, words, summary)
