@@ -168,7 +168,9 @@ class _Run:
             if self.stopped_by_signal is not None:
                 break  # all of them before the same update
             values = self.updater.update(self.state.step, [batch for batch, _ in batches])
-            self.state.audio_seconds += sum(one["seconds"] for one in told)
+            seconds = sum(one["seconds"] for one in told)
+            self.clock.heard(seconds)
+            self.state.audio_seconds += seconds
             self.state.step += 1
             if self.profiler is not None:
                 self.profiler.step()

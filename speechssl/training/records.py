@@ -17,6 +17,7 @@ import torch
 
 from speechssl.files import write_text
 from speechssl.jobs import num_cores
+from speechssl.training.together import Together
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ def environment() -> dict[str, Any]:
             "processor": _processor(),
             "cores": num_cores(),
             "threads": torch.get_num_threads(),
+            "processes": Together().world_size,
             "gpus": gpus,
         },
     }

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from speechssl.errors import ConfigError
 
 MAX_WAIT = timedelta(hours=24)  # of a process for another one, that validates, for instance
-_MESSAGE_BYTES = 4096
 _BUCKET_BYTES = 64 * 2**20
 
 
@@ -80,13 +79,14 @@ class Together:
         return self.world_size == 1
 
     def tell(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What all of them tell, by rank: JSON values, about 4 kB at most."""
+        """What all of them tell, by rank: JSON values."""
         if self.is_alone:
             return [dict(message)]
         content = json.dumps(message).encode()
-        if len(content) > _MESSAGE_BYTES:
-            raise ValueError(f"a message of {len(content)} bytes; at most {_MESSAGE_BYTES} are told")
-        own = torch.frombuffer(bytearray(content.ljust(_MESSAGE_BYTES)), dtype=torch.uint8)
+        lengths = [torch.empty(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(lengths, torch.tensor([len(content)]))
+        size = max(int(length) for length in lengths)
+        own = torch.frombuffer(bytearray(content.ljust(size)), dtype=torch.uint8)
         told = [torch.empty_like(own) for _ in range(self.world_size)]
         dist.all_gather(told, own)
         return [json.loads(bytes(one.numpy())) for one in told]

@@ -44,9 +44,7 @@ class Updater:
             with self._scope(DATA_WAIT):
                 batch = next(self.batches)
             self.clock.waited(time.perf_counter() - started)
-            seconds = self.task.batch_seconds(batch)
-            self.clock.heard(seconds)
-            fetched.append((self.task.to_device(batch, self.device), seconds))
+            fetched.append((self.task.to_device(batch, self.device), self.task.batch_seconds(batch)))
         return fetched
 
     def update(self, step: int, batches: list[Any]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The recipes: their files are read, name only what exists, and a miniature corpus passes their dry runs."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ from speechssl.evaluate import EvaluateConfig
 from speechssl.finetune import FinetuneConfig
 from speechssl.label_efficiency import LabelEfficiencyConfig
 from speechssl.label_efficiency.trials import LabelSet, all_trials
+from speechssl.manifest import Manifest
 from speechssl.pretrain import PretrainConfig
 
 KINDS = {
@@ -136,3 +138,49 @@ def test_a_dry_run_names_a_recording_that_is_gone(prepared: Path, tmp_path: Path
         finetune.dry_run(labelled)
     cost = pretrain.dry_run(replace(config, manifests=(data / "dev-clean.jsonl",), device="cpu"))
     assert cost.num_parameters > 3e6 and cost.seconds > 0 and not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def packed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `recipes/read_speech_gpu/prepare.py` makes of a miniature of the manifests that it reads."""
+    root = tmp_path_factory.mktemp("gpu")
+    folder = root / "data/tiny"
+    (folder / "kathleen").mkdir(parents=True)
+    (folder / "wakewords").mkdir()
+    rows = []
+    for number in range(12):
+        path = folder / ("kathleen" if number < 9 else "wakewords") / f"{number}.wav"
+        random = np.random.default_rng(number)
+        soundfile.write(path, 0.1 * random.standard_normal(40_000), 16_000)
+        rows.append({"id": str(number), "audio_filepath": str(path), "duration": 2.5, "sample_rate": 16_000,
+                     "num_samples": 40_000, "text": "go do you hear"})  # fmt: skip
+    parts = {"kathleen_train": rows[:5], "kathleen_dev": rows[5:7], "kathleen_test": rows[7:9],
+             "pretrain": rows[:5] + rows[9:], "pretrain_valid": rows[5:6]}  # fmt: skip
+    for name, part in parts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    script = repository / "recipes/read_speech_gpu/prepare.py"
+    done = subprocess.run([sys.executable, script, "--kilobits", "14"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (root / "recipes").symlink_to(repository / "recipes")
+    return root
+
+
+def test_the_recipe_for_a_gpu_trains_and_checks_its_experiment(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(packed)
+    data = packed / "data/read-speech-gpu"
+    others, read = (Manifest.load(data / f"{name}.parquet") for name in ("others", "kathleen_train"))
+    assert others.column("id").to_pylist() == ["9", "10", "11"]
+    assert read.column("id").to_pylist() == ["0", "1", "2", "3", "4"]
+    recipe = "recipes/read_speech_gpu"
+    small = {"num_layers": 1, "model_dim": 32, "num_heads": 2, "feed_forward_dim": 64}
+    words = [word for name, value in small.items() for word in (f"--encoder.{name}", str(value))]
+    words += ["--device", "cpu", "--data.num_workers", "0", "--training.precision", "fp32"]
+    command = ["pretrain", "--config", f"{recipe}/pretrain.yaml", *words]
+    assert main([*command, "--dry_run"]) == 0
+    assert "20000 of 1 batches" in capsys.readouterr().out
+    assert main([*command, "--training.max_steps", "2", "--training.num_threads", "1", "--no_report"]) == 0
+    words = ["label-efficiency", "--config", f"{recipe}/label_efficiency.yaml", "--minutes", "0.1", "--dry_run"]
+    assert main(words) == 0
+    assert "14.6 M" in (shown := capsys.readouterr().out) and "16 runs" in shown
