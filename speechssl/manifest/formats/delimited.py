@@ -5,6 +5,7 @@ field is an unknown value. TSV has no quoting, as in Common Voice: quotes are le
 line break.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -109,7 +110,10 @@ def scan_csv(path: Path) -> Iterator[pa.Table]:
     if not header:
         raise ManifestError(f"{path}: is empty; its first line must name the columns")
     delimiter = next((mark for mark in ",;|\t" if mark in header[0]), ",")
-    names = next(csv.reader(header, delimiter=delimiter))
+    try:
+        names = next(csv.reader(header, delimiter=delimiter))
+    except csv.Error as error:
+        raise ManifestError(f"{path}:1: the header cannot be read as CSV ({error}); check its quotes") from None
     _check_header(names, path)
     num_rows = 0
     try:
@@ -124,6 +128,11 @@ def scan_csv(path: Path) -> Iterator[pa.Table]:
             ),
             read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
         ) as reader:
+            if reader.schema.names != names:
+                raise ManifestError(
+                    f"{path}:1: the header must be one line that names the columns, but a quoted name goes on in the"
+                    " next; write the name without a line break"
+                )
             for batch in reader:
                 num_rows += batch.num_rows
                 if batch.num_rows:
@@ -319,10 +328,11 @@ def _csv_error(path: Path, delimiter: str, num_fields: int, message: str) -> Man
     content = path.read_bytes()
     decode_lines(content, path)  # raises where a line is not UTF-8
     reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter)
-    for values in reader:
-        if values and len(values) != num_fields:
-            return ManifestError(
-                f"{path}:{reader.line_num}: {len(values)} fields, but the header has {num_fields}; put a field that"
-                f" holds {delimiter!r} in quotes"
-            )
+    with contextlib.suppress(csv.Error):  # a field of more than csv.field_size_limit(); Arrow's message is left
+        for values in reader:
+            if values and len(values) != num_fields:
+                return ManifestError(
+                    f"{path}:{reader.line_num}: {len(values)} fields, but the header has {num_fields}; put a field that"
+                    f" holds {delimiter!r} in quotes"
+                )
     return ManifestError(f"{path}: cannot be read as CSV ({message}); check its quotes")

@@ -211,6 +211,17 @@ def test_an_empty_text_is_not_an_unknown_one_in_csv(tones: Manifest, tmp_path: P
     [
         (
             "m.csv",
+            b'path,"te\nxt"\na.wav,b\n',
+            r"m.csv:1: the header must be one line .*without a line break",
+        ),
+        (
+            "m.csv",
+            b"path," + b"x" * 140000 + b"\na.wav,b\n",
+            r"m.csv:1: the header cannot be read as CSV \(field",
+        ),
+        ("m.csv", b"path,text\na.wav\n" + b"x" * 140000 + b",b,c\n", r"m.csv:2: 1 fields, but the header has 2"),
+        (
+            "m.csv",
             b"text,speaker\na,b\n",
             r"m.csv:1: no column names the recordings; .* path, audio_filepath.* is text, sp",
         ),
