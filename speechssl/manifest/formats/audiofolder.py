@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -150,10 +151,19 @@ def _scan_metadata(path: Path) -> Pieces:
     if path.suffix == ".csv":
         return lambda: numbered(scan_csv(path))
     if path.suffix == ".jsonl":
-        kept = KeptPieces(gather(read_objects(path)))
+        kept = KeptPieces(gather(_rows_of_json(path)))
         schema = join_schemas(list(kept.schemas))
         return lambda: (Piece(table=conform(piece.table, schema), lines=piece.lines) for piece in kept())
     return lambda: _scan_parquet(path)
+
+
+def _rows_of_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, row in read_objects(path):
+        if not row:
+            raise ManifestError(
+                f"{path}:{line}: an object without any field names no recording; fill it in or remove it"
+            )
+        yield line, row
 
 
 def _scan_parquet(path: Path) -> Iterator[Piece]:

@@ -137,7 +137,7 @@ def scan_csv(path: Path) -> Iterator[pa.Table]:
                 num_rows += batch.num_rows
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # the latter from a header's second line
         raise _csv_error(path, delimiter, len(names), str(error)) from None
     if num_rows == 0:
         raise ManifestError(f"{path}: holds a header and no row; write it again")

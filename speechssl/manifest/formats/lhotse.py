@@ -23,7 +23,7 @@ from speechssl.manifest.formats.spool import KeptPieces, Pieces
 from speechssl.manifest.jsonl import CORE_TYPES, STRING
 
 KINDS = ("cuts", "recordings", "supervisions")
-_OURS = ("_key", "_recording")
+_KEY, _RECORDING = "\nkey", "\nrecording"  # unlike any free field's name
 _SUPERVISION = {"text": "text", "speaker": "speaker", "language": "language", "gender": "gender"}
 _WRITE_AGAIN = "write it again with lhotse, whose `validate` names such lines too"
 
@@ -90,7 +90,7 @@ def read(path: Path, options: ReadOptions) -> ImportResult:
 
     def named(table: pa.Table) -> pa.Table:
         kept = [name for name in table.column_names if name in filled or name == "sample_rate"]
-        return table.select([name for name in kept if name not in _OURS])
+        return table.select([name for name in kept if name not in (_KEY, _RECORDING)])
 
     manifest = import_pieces(pieces, choose_folder(first, path, options), path, options, named=named)
     return ImportResult(manifest=manifest, format="lhotse", left_out=left_out, notes=tuple(notes))
@@ -118,7 +118,7 @@ def _kind_of_file(path: Path) -> str:
 
 
 def _some(pieces: KeptPieces, path: Path) -> KeptPieces:
-    if "_key" not in pieces.filled:
+    if _KEY not in pieces.filled:
         raise _no_line(path)
     return pieces
 
@@ -177,7 +177,7 @@ def _rows_of_cut(cut: Mapping[str, Any], left_out: dict[str, int]) -> Iterator[d
 
 
 def _rows_of_recordings(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A row for every file of every recording; `_key` names recording and channels."""
+    """A row for every file of every recording; `_KEY` names recording and channels."""
 
     def files_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         recording = _recording(row)
@@ -188,8 +188,8 @@ def _rows_of_recordings(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 "audio_filepath": source.path,
                 "sample_rate": recording.sample_rate,
                 "duration": recording.duration,
-                "_key": _key(recording.id, source.channels),
-                "_recording": str(recording.id),
+                _KEY: _key(recording.id, source.channels),
+                _RECORDING: str(recording.id),
             }
             for source in recording.sources
         ]
@@ -206,7 +206,7 @@ def _rows_of_supervisions(path: Path, left_out: dict[str, int]) -> Iterator[tupl
         channel = row.get("channel", 0)
         times = {"offset": float(row["start"]), "duration": float(row["duration"])}
         key = _key(row["recording_id"], [channel] if isinstance(channel, int) else channel)
-        return _fields(row, left_out) | times | {"id": row["id"], "_key": key}
+        return _fields(row, left_out) | times | {"id": row["id"], _KEY: key}
 
     return _parsed(path, understood)
 
@@ -215,8 +215,8 @@ def _with_recordings(
     supervisions: KeptPieces, path: Path, recordings: KeptPieces, home: Path, left_out: dict[str, int]
 ) -> Pieces:
     """Supervisions with the files of their recordings."""
-    joined = JoinedPieces(supervisions, "_key")
-    columns = ["_key", "audio_filepath", "sample_rate"]
+    joined = JoinedPieces(supervisions, _KEY)
+    columns = [_KEY, "audio_filepath", "sample_rate"]
     unused = joined.add(piece.table.select(columns) for piece in recordings())
     _count(left_out, "file of a recording without a supervision", unused)
     bad: list[tuple[str, int]] = []
@@ -225,12 +225,12 @@ def _with_recordings(
         rows = pc.indices_nonzero(combined(pc.is_null(piece.table["audio_filepath"])))
         num_bad += len(rows)
         for row in rows.to_pylist()[: MAX_SHOWN - len(bad)]:
-            bad.append((piece.table["_key"][row].as_py(), int(piece.lines[row])))
+            bad.append((piece.table[_KEY][row].as_py(), int(piece.lines[row])))
     if bad:
         names = pa.array([key.rpartition("\n")[0] for key, _ in bad], STRING)
         known: set[str] = set()
         for piece in recordings():
-            known |= set(names.filter(pc.is_in(names, value_set=combined(piece.table["_recording"]))).to_pylist())
+            known |= set(names.filter(pc.is_in(names, value_set=combined(piece.table[_RECORDING]))).to_pylist())
         problems = []
         for key, line in bad:
             name, _, channels = key.rpartition("\n")

@@ -18,9 +18,10 @@ _ROWS_PER_PIECE = 1 << 16
 
 
 def gather(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Piece]:
-    """Lines and their rows as pieces, at least one; no more than a piece of the rows are Python objects at a time.
+    """Lines and their rows, none of them empty, as pieces, at least one.
 
-    Names that other rows have and one has not are null; a column whose values are of several kinds is text.
+    No more than a piece of the rows are Python objects at a time. Names that other rows have and one has not
+    are null; a column whose values are of several kinds is text.
     """
     lines: list[int] = []
     waiting: list[dict[str, Any]] = []

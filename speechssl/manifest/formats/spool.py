@@ -1,6 +1,7 @@
 """Tables that are wanted again later: the first few megabytes in memory, all of them in a file beyond that."""
 
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
@@ -13,7 +14,6 @@ from speechssl.manifest.cache import default_folder
 from speechssl.manifest.formats.pieces import Piece
 
 _MEMORY_BYTES = 16 << 20
-_LINE = "\nline"  # a name that no file of lines gives a column
 
 
 class Spool:
@@ -40,6 +40,7 @@ class Spool:
         try:
             self._file.seek(self._num_bytes)
             self._file.write(content)
+            self._file.flush()
         except OSError as error:
             raise ManifestError(
                 f"{default_folder()}: rows of an import cannot be kept here ({error.strerror or error}); make room, or"
@@ -64,10 +65,10 @@ class Spool:
         try:
             default_folder().mkdir(parents=True, exist_ok=True)
             file = tempfile.TemporaryFile(dir=default_folder())
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, file)
         except OSError:
             return
-        assert isinstance(self._file, io.BytesIO)
-        file.write(self._file.getbuffer())
         self._file = file
 
 
@@ -85,13 +86,14 @@ class KeptPieces:
             table = piece.table
             self.schemas[table.schema] = None
             self.filled |= {name for name in table.column_names if table[name].null_count < len(table)}
-            self._spool.add(table.append_column(_LINE, pa.array(piece.lines)))
+            self._spool.add(table)
+            self._spool.add(pa.table({"line": piece.lines}))
 
     def __call__(self) -> Iterator[Piece]:
         """All pieces, in order."""
-        for number in range(len(self._spool)):
-            table = self._spool.get(number)
-            yield Piece(table=table.drop_columns([_LINE]), lines=np.asarray(table[_LINE].to_numpy()))
+        for number in range(0, len(self._spool), 2):
+            lines = np.asarray(self._spool.get(number + 1)["line"].to_numpy())
+            yield Piece(table=self._spool.get(number), lines=lines)
 
 
 Pieces = Callable[[], Iterable[Piece]]

@@ -1,5 +1,6 @@
 """Promises of the audiofolder: what `datasets` would misread is refused or written otherwise, and said."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from speechssl.errors import ManifestError
 from speechssl.manifest import Manifest, build_manifest
-from speechssl.manifest.formats import read_format, write_format
+from speechssl.manifest.formats import read_format, rows, write_format
 
 WriteTone = Callable[..., Path]
 
@@ -130,3 +131,27 @@ def test_two_metadata_files_are_not_guessed_between(tones: Manifest, tmp_path: P
         (tmp_path / "set" / name).write_text("")
     with pytest.raises(ManifestError, match=r"holds metadata.csv; metadata.jsonl; name the one to read"):
         read_format(tmp_path / "set")
+
+
+def test_rows_without_any_field_are_named_and_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_ROWS_PER_PIECE", 1)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "duration": 1}\n{}\n')
+    with pytest.raises(ManifestError, match="metadata.jsonl:2: an object without any field names no recording"):
+        read_format(tmp_path, sample_rate=16000)
+
+
+def test_a_folder_of_a_split_keeps_the_column_that_its_file_has(tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        (tmp_path / name).mkdir()
+        row = {"file_name": f"{name}.wav", "duration": 1} | ({"split": "mine"} if name == "dev" else {})
+        (tmp_path / name / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_format(tmp_path, sample_rate=16000).manifest.column("split").to_pylist() == ["mine", "train"]
+
+
+def test_parquet_that_is_damaged_is_named(tones: Manifest, tmp_path: Path) -> None:
+    write_format(tones, tmp_path / "metadata.parquet", place="link")
+    content = (tmp_path / "metadata.parquet").read_bytes()
+    for broken in (content.replace(b"file_name", b"file\xffname"), content[:-40], content.replace(b"PAR1", b"PAR2")):
+        (tmp_path / "metadata.parquet").write_bytes(broken)
+        with pytest.raises(ManifestError, match=f"{tmp_path}/metadata.parquet: cannot be read as Parquet"):
+            read_format(tmp_path)

@@ -68,6 +68,13 @@ def test_what_a_manifest_has_no_place_for_is_counted(tmp_path: Path) -> None:
     assert result.manifest[0].extra == {"custom_id": "theirs", "custom_duration": 3}
 
 
+def test_a_free_field_may_be_called_anything(tmp_path: Path) -> None:
+    said = supervision(custom={"_key": 1, "_recording": 2, "_line": 3})
+    for path, row in ((tmp_path / "cuts.jsonl", cut(supervisions=[said])), (tmp_path / "supervisions.jsonl", said)):
+        write(tmp_path / "recordings.jsonl", recording())
+        assert read_format(write(path, row)).manifest[0].extra == {"_key": 1, "_recording": 2, "_line": 3}
+
+
 def test_free_fields_of_several_kinds_become_text(tmp_path: Path) -> None:
     cuts = [cut("a", custom={"x": 1}), cut("b", custom={"x": "one"}), cut("c", custom={"x": [1]})]
     manifest = read_format(write(tmp_path / "cuts.jsonl", *cuts)).manifest

@@ -219,6 +219,7 @@ def test_an_empty_text_is_not_an_unknown_one_in_csv(tones: Manifest, tmp_path: P
             b"path," + b"x" * 140000 + b"\na.wav,b\n",
             r"m.csv:1: the header cannot be read as CSV \(field",
         ),
+        ("m.csv", b'path,"te\n\xb0xt"\na.wav,b\n', r"m.csv:2: not UTF-8 \(byte 0xb0\)"),
         ("m.csv", b"path,text\na.wav\n" + b"x" * 140000 + b",b,c\n", r"m.csv:2: 1 fields, but the header has 2"),
         (
             "m.csv",
