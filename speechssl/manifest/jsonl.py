@@ -8,6 +8,7 @@ cannot.
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,14 @@ CORE_TYPES: Mapping[str, pa.DataType] = {
 }
 """Arrow type of the columns that every manifest may have; other columns keep the type they come with."""
 
+MAX_DEPTH = 50
+"""Levels of lists and objects in a line. Arrow's files hold 64, and its reader ends the process at some thousands."""
+
 _BLOCK_BYTES = 32 << 20
 _PARSED_BYTES = 8 << 20
 _MAX_REPORTED = 20
+_TEXTS = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}\n"))
 
 
 def read_jsonl(path: Path) -> pa.Table:
@@ -200,11 +206,39 @@ def _parse_blocks(path: Path) -> Iterator[tuple[pa.Table, list[LineProblem]]]:
         while block := file.read(_BLOCK_BYTES):
             block += file.readline()
             try:
-                yield _parse_block(block), []
+                parsed = None if _is_deep(block) else _parse_block(block)
             except (pa.ArrowInvalid, UnicodeDecodeError):  # the latter from names of fields
+                parsed = None
+            if parsed is not None:
+                yield parsed, []
+            else:
                 table, _, problems = _parse_lines(io.BytesIO(block), number)
                 yield table, problems
             number += block.count(b"\n")
+
+
+def _is_deep(block: bytes) -> bool:
+    """Whether a line of a block has more than `MAX_DEPTH` levels."""
+    if block.count(b"[") + block.count(b"{") - block.count(b"\n{") <= MAX_DEPTH:  # so no line has more
+        return False
+    lines = _TEXTS.sub(b"", block).translate(None, _NO_BRACKETS).split(b"\n")
+    return any(len(line) > MAX_DEPTH and _depth_of_brackets(line) > MAX_DEPTH for line in lines)
+
+
+def _depth_of_brackets(brackets: bytes) -> int:
+    opening = np.isin(np.frombuffer(brackets, dtype=np.uint8), np.frombuffer(b"[{", dtype=np.uint8))
+    return int(np.cumsum(np.where(opening, 1, -1)).max(initial=0))
+
+
+def is_too_deep(text: str, row: Any) -> bool:
+    """Whether a line, and what it was read as, has more than `MAX_DEPTH` levels."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    level = [row]
+    for _ in range(MAX_DEPTH):
+        inner = (value for item in level for value in (item.values() if isinstance(item, dict) else item))
+        level = [value for value in inner if isinstance(value, (dict, list))]
+    return bool(level)
 
 
 def _parse_block(block: bytes) -> pa.Table:
@@ -260,6 +294,16 @@ def _parse_line(line: bytes, number: int) -> tuple[dict[str, Any], list[LineProb
     try:
         text = line.decode("utf-8-sig")
         row = json.loads(text)
+        if isinstance(row, (dict, list)) and is_too_deep(text, row):
+            raise RecursionError
+        if "\\ud" in text.lower():
+            json.dumps(row, ensure_ascii=False).encode()  # raises where one half of a pair stands alone
+    except UnicodeEncodeError:
+        message = "holds one of \\ud800 ... \\udfff outside of a pair, which is no character; correct it"
+        return {}, [LineProblem(line=number, kind="line", message=message)]
+    except RecursionError:
+        message = f"lists or objects lie more than {MAX_DEPTH} deep within each other; flatten them"
+        return {}, [LineProblem(line=number, kind="line", message=message)]
     except UnicodeDecodeError as error:
         message = (
             f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1}); convert the file with"

@@ -85,7 +85,7 @@ def _detect_json_lines(path: Path) -> str:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return "jsonl"
             names = set(row) if isinstance(row, dict) else set()
             if lhotse.kind_of(names) is not None:

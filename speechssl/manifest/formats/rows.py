@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from speechssl.errors import ManifestError
 from speechssl.manifest.formats.pieces import Piece
-from speechssl.manifest.jsonl import CORE_TYPES, STRING
+from speechssl.manifest.jsonl import CORE_TYPES, MAX_DEPTH, STRING, is_too_deep
 
 _ROWS_PER_PIECE = 1 << 16
 
@@ -57,9 +57,12 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with opened(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    row = json.loads(line.decode("utf-8-sig"))
+                    text = line.decode("utf-8-sig")
+                    row = json.loads(text)
                     if not isinstance(row, dict):
                         raise ManifestError(f"{path}:{number}: must be a JSON object")
+                    if is_too_deep(text, row):
+                        raise RecursionError
                     if b"\\ud" in line.lower():
                         json.dumps(row, ensure_ascii=False).encode()  # raises where one half of a pair stands alone
                     yield number, row
@@ -72,7 +75,9 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except json.JSONDecodeError as error:
         raise ManifestError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
-        raise ManifestError(f"{path}:{number}: lists or objects lie too deep within each other") from None
+        raise ManifestError(
+            f"{path}:{number}: lists or objects lie more than {MAX_DEPTH} deep within each other; flatten them"
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise ManifestError(f"{path}: damaged after line {number} ({error}); copy it again") from None
 

@@ -124,6 +124,11 @@ def test_rates_that_lhotse_changes_are_read_from_the_recording(tmp_path: Path, w
     [
         ("{oops", r"cuts.jsonl:2: not JSON \(Expecting property name"),
         ("[]", r"cuts.jsonl:2: must be a JSON object"),
+        ('{"x": ' + "[" * 9999 + "]" * 9999 + "}", r"cuts.jsonl:2: lists or objects lie more than 50 deep"),
+        (cut("\ud800"), r"cuts.jsonl:2: holds one of .*ud800 .* outside of a pair"),
+        (cut("b", start=None), r"cuts.jsonl:2: holds something else than is wanted .*write it again with lhotse"),
+        ({"id": "b", "recording": {}}, r"cuts.jsonl:2: lacks 'sources'; write it again with lhotse"),
+        (cut("b", recording=recording(sampling_rate=10**30)), r"cuts.jsonl:2: the sampling rate of 'r' is 10{30}"),
         (cut("b", type="MixedCut", tracks=[]), r"cuts.jsonl:2: a MixedCut mixes or pads; .*save_audios"),
         (cut("b", recording=None), r"cuts.jsonl:2: the cut 'b' has no recording"),
         (cut("b", channel=1), r"cuts.jsonl:2: takes channel 1 of 'r', which is not all that one of its files holds"),

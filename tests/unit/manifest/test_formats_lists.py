@@ -166,6 +166,11 @@ def test_paths_that_nemo_would_not_look_for_are_whole(tones: Manifest, tmp_path:
     (tmp_path / "tarred.json").write_text('{"audio_filepath": "a.wav", "duration": 1, "shard_id": 0}\n')
     with pytest.raises(ManifestError, match="tarred.json: is a list of NeMo's tarred audio"):
         read_format(tmp_path / "tarred.json", sample_rate=16000)
+    bad = {"{}": "names no recording", '{"audio_filepath": "\\ud800", "duration": 1}': "ud800"}
+    for wrong, message in bad.items():
+        (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav", "duration": 1}\n' + wrong + "\n")
+        with pytest.raises(ManifestError, match=f"bad.json:2: .*{message}"):
+            read_format(tmp_path / "bad.json", "nemo", sample_rate=16000)
     (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav", "duration": 1}\n{"audio_filepath":\n')
     with pytest.raises(ManifestError, match=r"bad.json:2: not JSON"):
         read_format(tmp_path / "bad.json", "nemo", sample_rate=16000)

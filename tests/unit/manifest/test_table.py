@@ -276,3 +276,21 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(ManifestError, match="m.parquet: cannot be read as parquet .*; write it again"):
         list(Manifest.load(path))
+
+
+@pytest.mark.parametrize("levels", [60, 99_999])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ("[[],", "]")])
+def test_json_that_lies_too_deep_is_named(tmp_path: Path, opening: str, closing: str, levels: int) -> None:
+    """Arrow's reader would end the process at some thousands of levels."""
+    row = {"id": "a", "audio_filepath": "a.wav", "sample_rate": 8000, "num_samples": 80, "offset": 0, "duration": 0.01}
+    deep = json.dumps(row | {"id": "b", "x": 1})[:-2] + opening * levels + "1" + closing * levels + "}"
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n" + deep + "\n")
+    with pytest.raises(ManifestError, match=r"m.jsonl:2: lists or objects lie more than 50 deep"):
+        Manifest.load(tmp_path / "m.jsonl")
+
+
+def test_many_lists_and_brackets_in_texts_are_not_deep(tmp_path: Path) -> None:
+    row = {"id": "a", "audio_filepath": "a.wav", "sample_rate": 8000, "num_samples": 80, "offset": 0, "duration": 0.01}
+    row |= {"text": '"[' * 99, "words": [{"at": [1, 2]}] * 99}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row) + "\n")
+    assert Manifest.load(tmp_path / "m.jsonl")[0].text == '"[' * 99
