@@ -1,4 +1,4 @@
-"""A file that belongs to one run at a time."""
+"""A file that belongs to one build at a time."""
 
 import errno
 import fcntl
@@ -11,11 +11,10 @@ from speechssl.errors import ManifestError
 logger = logging.getLogger(__name__)
 
 
-def open_locked(path: Path, *, fresh: bool = False, what: str = "build of the same manifest") -> BinaryIO:
+def open_locked(path: Path, *, fresh: bool = False) -> BinaryIO:
     """The file for reading and writing, made where it is missing, without buffer; `fresh` empties it.
 
-    It is locked until it is closed or the process ends, where the file system knows locks. `what` may run once at a
-    time stands in the error.
+    It is locked until it is closed or the process ends, where the file system knows locks.
 
     Raises:
         ManifestError: another process has it.
@@ -27,7 +26,9 @@ def open_locked(path: Path, *, fresh: bool = False, what: str = "build of the sa
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             file.close()
-            raise ManifestError(f"{path}: another {what} is running; wait for it, or name another output") from None
+            raise ManifestError(
+                f"{path}: another build of the same manifest is running; wait for it, or name another output"
+            ) from None
         logger.debug("%s: cannot be locked: %s", path, error)
     if fresh:
         file.truncate(0)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from speechssl.audio import RecordingError, is_url, remote
 from speechssl.audio.windows import BUFFER_BYTES, RemoteWindow
 from speechssl.errors import ManifestError
-from speechssl.manifest.locked import open_locked
+from speechssl.files import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +85,15 @@ class OutputFolder:
         temporary folder. A local one belongs to one run at a time.
 
         Raises:
-            ManifestError: another run has it.
+            ConfigError: another run has it.
         """
         if self.is_remote:
             with tempfile.TemporaryDirectory(prefix="speechssl-") as folder:
                 yield Path(folder)
             return
         folder = self.path(f".{name}.unfinished")
-        with open_locked(Path(self.path(f".{name}.lock")), what=f"packing of {name}"):
+        busy = f"{self.location}: another command is writing shards named {name} there; wait for it"
+        with locked(Path(self.path(f".{name}.lock")), busy):
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
             os.makedirs(folder)
             try:

@@ -151,8 +151,8 @@ def shard_manifest(
         progress: Called with (recordings done, recordings altogether).
 
     Raises:
-        ManifestError: nothing can be used, or the output is of another run, being written, or cannot be written.
-        ConfigError: the options do not fit the recordings.
+        ManifestError: nothing can be used, or the output is of another run or cannot be written.
+        ConfigError: the options do not fit the recordings, or another process is writing the same shards.
         UnreachableError: storage could not be reached; call again to go on.
     """
     options = options or ShardOptions()
