@@ -43,7 +43,10 @@ _BLOCK_BYTES = 32 << 20
 _PARSED_BYTES = 8 << 20
 _MAX_REPORTED = 20
 _TEXTS = re.compile(rb'"(?:[^"\\\n]|\\.)*"')
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}\n"))
+_NO_OPENINGS = bytes(set(range(256)) - set(b"[{\n"))
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SAFE_DEPTH = 1000
+"""Levels that Arrow's reader bears."""
 
 
 def read_jsonl(path: Path) -> pa.Table:
@@ -218,16 +221,27 @@ def _parse_blocks(path: Path) -> Iterator[tuple[pa.Table, list[LineProblem]]]:
 
 
 def _is_deep(block: bytes) -> bool:
-    """Whether a line of a block has more than `MAX_DEPTH` levels."""
-    if block.count(b"[") + block.count(b"{") - block.count(b"\n{") <= MAX_DEPTH:  # so no line has more
+    """Whether a line of a block has more than `_SAFE_DEPTH` levels."""
+    if block.count(b"[") + block.count(b"{") - block.count(b"\n{") <= _SAFE_DEPTH:  # so no line has more
         return False
-    lines = _TEXTS.sub(b"", block).translate(None, _NO_BRACKETS).split(b"\n")
-    return any(len(line) > MAX_DEPTH and _depth_of_brackets(line) > MAX_DEPTH for line in lines)
+    openings = block.translate(None, _NO_OPENINGS).split(b"\n")
+    suspects = [number for number, line in enumerate(openings) if len(line) > _SAFE_DEPTH]
+    lines = block.split(b"\n") if suspects else []
+    brackets = (_TEXTS.sub(b"", lines[number]).translate(None, _NO_BRACKETS) for number in suspects)
+    return any(_depth_of_brackets(line) > _SAFE_DEPTH for line in brackets)
 
 
 def _depth_of_brackets(brackets: bytes) -> int:
     opening = np.isin(np.frombuffer(brackets, dtype=np.uint8), np.frombuffer(b"[{", dtype=np.uint8))
     return int(np.cumsum(np.where(opening, 1, -1)).max(initial=0))
+
+
+def _depth_of_type(kind: pa.DataType) -> int:
+    depth = 0
+    level = [kind]
+    while level := [outer.field(number).type for outer in level for number in range(outer.num_fields)]:
+        depth += 1
+    return depth
 
 
 def is_too_deep(text: str, row: Any) -> bool:
@@ -243,6 +257,8 @@ def is_too_deep(text: str, row: Any) -> bool:
 
 def _parse_block(block: bytes) -> pa.Table:
     table = _parse(block, CORE_TYPES)
+    if any(_depth_of_type(field.type) >= MAX_DEPTH for field in table.schema):
+        raise pa.ArrowInvalid("too deep")
     # Arrow guesses that "2020-01-01" is a time and would change how it is written: take such columns as text.
     guessed = {
         field.name: STRING
