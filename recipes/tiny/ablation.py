@@ -23,12 +23,15 @@ from speechssl.training.records import read_metrics
 NUM_UPDATES = 1000
 FINETUNE_UPDATES = 800
 RATE = "2e-3"
+WAVEFORM = ("--encoder.front_end", "waveform", "--encoder.conv_dim", "128", "--encoder.conv_norm", "layer",
+            "--contrastive.feature_penalty_weight", "10")  # fmt: skip
 ROWS: dict[str, list[str]] = {
     "reference": [],
     "clusters_of_mfcc": ["--objective", "cluster", "--cluster.targets", "{units}", "--cluster.mask_probability", "0.65",
                          "--cluster.feature_penalty_weight", "0"],
-    "waveform": ["--encoder.front_end", "waveform", "--encoder.conv_dim", "128", "--encoder.conv_norm", "layer",
-                 "--contrastive.feature_penalty_weight", "10"],
+    "waveform": [*WAVEFORM],
+    "waveform_advised": [*WAVEFORM, "--contrastive.diversity_weight", "0.5", "--contrastive.logit_std", "2",
+                         "--training.optim.peak_lr", "5e-4"],
     "one_reader": ["--manifests", "data/tiny/kathleen_train.jsonl"],
     "entries_320": ["--contrastive.num_entries", "320"],
     "distractors_20": ["--contrastive.num_distractors", "20"],
