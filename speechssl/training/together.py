@@ -32,11 +32,18 @@ def joined(device: str) -> Iterator[None]:
         device: as configured; `auto` and `cuda` take GPUs where there are any.
 
     Raises:
-        ConfigError: there are more processes on this machine than GPUs, or all were sent to one.
+        ConfigError: there are more processes on this machine than GPUs, all were sent to one, or they were started by
+            something else that does not say where they meet.
     """
     if not _is_started() or dist.is_initialized():
         yield
         return
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and RANK {os.environ['RANK']}, but {' and '.join(missing)} not"
+            " set; start the processes by torchrun, or unset WORLD_SIZE to train in one"
+        )
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()

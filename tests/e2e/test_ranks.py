@@ -171,6 +171,18 @@ def test_a_recogniser_with_a_freeze_schedule(manifest: Path, alone: Path, tmp_pa
     assert_same_run(both, one)
 
 
+def test_processes_that_cannot_meet_are_told_so(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    config = from_dict(PretrainConfig, pretraining(manifest, tmp_path / "run", accumulation_steps=1))
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 4 and RANK 1, but MASTER_ADDR not set; start .* by torchrun"):
+        run(config)
+
+
 def test_two_trainings_never_share_a_run_directory(manifest: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     config = from_dict(PretrainConfig, pretraining(manifest, directory, accumulation_steps=1))
