@@ -24,7 +24,7 @@ def test_average_is_that_computed_by_hand() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
     assert float(next(average.model.parameters())) == pytest.approx(expected)
-    assert float(linear.weight) == 5.0
+    assert linear.weight.item() == 5.0
 
 
 def test_shared_parameters_are_not_copied_and_buffers_are() -> None:
