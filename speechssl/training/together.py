@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from speechssl.errors import ConfigError
+from speechssl.errors import ConfigError, TrainingError
 
 MAX_WAIT = timedelta(hours=24)  # of a process for another one, that validates, for instance
 _BUCKET_BYTES = 64 * 2**20
@@ -72,6 +72,18 @@ def _is_started() -> bool:
     return dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Say in plain words that another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the processes that train together have lost each other: {error}. The one that ended first says why; the"
+            " same command goes on from the last checkpoint"
+        ) from error
+
+
 class Together:
     """This process among those of `torch.distributed`, or alone. Every call is one that all of them make, in order."""
 
@@ -85,6 +97,7 @@ class Together:
         """No other process trains this model."""
         return self.world_size == 1
 
+    @_talking()
     def tell(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What all of them tell, by rank: JSON values."""
         if self.is_alone:
@@ -102,6 +115,7 @@ class Together:
         """What number 0 tells; the others give anything, e.g. {}."""
         return self.tell(message if self.rank == 0 else {})[0]
 
+    @_talking()
     @torch.no_grad()
     def share_weights(self, modules: Mapping[str, nn.Module]) -> None:
         """All begin from the weights and buffers of number 0."""
@@ -111,6 +125,7 @@ class Together:
             for tensor in (*module.parameters(), *module.buffers()):
                 dist.broadcast(tensor.data, 0)
 
+    @_talking()
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Every process has the sum of all gradients; a parameter that none of them used has none."""
         if self.is_alone:
@@ -131,6 +146,7 @@ class Together:
                 start, end = end, end + gradient.numel()
                 gradient.copy_(flat[start:end].view_as(gradient))
 
+    @_talking()
     def sum_pairs(self, pairs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors `[2]` on the training's device, at least one, summed over the processes by name.
 

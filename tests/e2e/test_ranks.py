@@ -143,6 +143,32 @@ def test_one_goes_on_where_two_were_stopped(manifest: Path, tmp_path: Path) -> N
     assert_same_run(tmp_path / "run", tmp_path / "alone")
 
 
+def pid_of_rank(rank: int, path: Path) -> int:
+    """The process that torchrun started as `rank` with the configuration in `path`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # gone, or not ours
+        if str(path).encode() in words and f"RANK={rank}".encode() in variables:
+            return int(folder.name)
+    raise AssertionError(f"there is no rank {rank}")
+
+
+def test_the_others_end_when_one_is_killed(manifest: Path, tmp_path: Path) -> None:
+    values = pretraining(manifest, tmp_path / "run", accumulation_steps=1)
+    values["training"] |= {"max_steps": 10**6, "validate_interval": None}
+    process = launch("pretrain", values, tmp_path / "c.yaml")
+    deadline = time.monotonic() + 200
+    while not read_metrics(tmp_path / "run") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(pid_of_rank(1, tmp_path / "c.yaml"), signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "speechssl: the processes that train together have lost each other" in said, said
+
+
 def test_a_recogniser_with_a_freeze_schedule(manifest: Path, alone: Path, tmp_path: Path) -> None:
     """Weights that are frozen at first have no gradient in any process, and are trained later."""
     everything = Manifest.load(manifest)
