@@ -4,7 +4,6 @@ A run that is killed may leave processes behind on this or other machines (ranks
 So the processes of a run hold a lock of their own together, and a new run waits until they let go of it.
 """
 
-import fcntl
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from speechssl.errors import ConfigError
+from speechssl.locks import take
 
 LOCK_NAME = ".lock"
 MAKERS_NAME = ".makers"
@@ -26,10 +26,8 @@ def exclusive(folder: Path) -> Iterator[str]:
         ConfigError: another process is writing there.
     """
     with open(folder / LOCK_NAME, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{folder}: another process is writing embeddings there; wait for it") from None
+        if not take(file):
+            raise ConfigError(f"{folder}: another process is writing embeddings there; wait for it")
         run = uuid.uuid4().hex
         _take_over(folder, run)
         yield run
@@ -45,9 +43,9 @@ def shared(folder: Path, run: str) -> Iterator[None]:
         ConfigError: another run has taken over.
     """
     with open(folder / MAKERS_NAME, "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        is_free = take(file, shared=True)
         file.seek(0)
-        if file.read() != run:
+        if not is_free or file.read() != run:
             raise ConfigError(f"{folder}: another run has begun to write embeddings there; this one was given up")
         yield
 
@@ -55,15 +53,11 @@ def shared(folder: Path, run: str) -> Iterator[None]:
 def _take_over(folder: Path, run: str) -> None:
     with open(folder / MAKERS_NAME, "a") as file:
         end = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise ConfigError(
-                        f"{folder}: processes of an earlier run are still writing embeddings there; end them first"
-                    ) from None
-                time.sleep(0.1)
+        while not take(file):
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"{folder}: processes of an earlier run are still writing embeddings there; end them first"
+                )
+            time.sleep(0.1)
         file.truncate(0)
         file.write(run)

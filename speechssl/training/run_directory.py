@@ -8,7 +8,7 @@ from typing import Any
 
 from speechssl.config import differing_keys, read_yaml, write_yaml
 from speechssl.errors import CheckpointError, ConfigError
-from speechssl.files import locked
+from speechssl.locks import locked
 from speechssl.training.checkpoint import CheckpointStore
 from speechssl.training.records import METRICS_FILE, write_environment
 from speechssl.training.together import Together

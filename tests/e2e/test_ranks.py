@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 
 from speechssl.config import from_dict, write_yaml
 from speechssl.errors import ConfigError
-from speechssl.files import locked
 from speechssl.finetune import FinetuneConfig
 from speechssl.finetune import run as finetune
+from speechssl.locks import locked
 from speechssl.manifest import Manifest, build_manifest
 from speechssl.pretrain import PretrainConfig, run
 from speechssl.training.records import read_metrics

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from speechssl.audio import RecordingError, is_url, remote
 from speechssl.audio.windows import BUFFER_BYTES, RemoteWindow
 from speechssl.errors import ManifestError
-from speechssl.files import locked
+from speechssl.locks import locked
 
 
 @dataclass(frozen=True, kw_only=True)
