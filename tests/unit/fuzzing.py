@@ -187,10 +187,13 @@ def _judge(error: Exception, path: str) -> tuple[str, str]:
 
 
 def read_audio(path: str) -> tuple[str, str]:
-    """Probe, read all at its own rate, read a span at another rate; every sample is a number."""
+    """Probe, read all at its own rate, read a span at another rate; every sample is a number, and libsndfile's too."""
     import numpy as np
 
     from speechssl import audio
+    from speechssl.audio.quick import read_quickly
+    from speechssl.audio.recording import to_float
+    from speechssl.audio.sndfile import read_soundfile
 
     info = audio.probe(path)
     whole = audio.read(path)
@@ -198,6 +201,11 @@ def read_audio(path: str) -> tuple[str, str]:
     for waveform in (whole, part):
         if waveform.dtype != np.float32 or waveform.ndim != 1 or not len(waveform) or not np.isfinite(waveform).all():
             return "wrong samples", f"{waveform.dtype} {waveform.shape}"
+    quick = read_quickly(path, None, 0.0, None)
+    if quick is not None:
+        samples, rate = read_soundfile(path, path, 0.0, None)
+        if quick[1] != rate or quick[0].shape != samples.shape or np.abs(to_float(quick[0]) - samples).max() > 1e-5:
+            return "wrong samples", f"{quick[1]} Hz {quick[0].shape}, libsndfile {rate} Hz {samples.shape}"
     return "read", f"{info.num_samples}"
 
 

@@ -1,6 +1,7 @@
 """Promises of `speechssl.audio`, on real files of every kind that users have."""
 
 import copy
+import io
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import soundfile
 
 from speechssl import audio
 from speechssl.audio import AudioInfo, RecordingError, read_compact, to_float
+from speechssl.audio.mp3 import _libmpg123
 from speechssl.audio.quick import read_quickly
 from speechssl.audio.sndfile import open_soundfile, read_soundfile
 from speechssl.errors import AudioError
@@ -167,6 +169,45 @@ def test_compact_samples_are_the_same_samples(
     if name == "a.wav":
         assert (compact.dtype == np.int16) == (num_channels == 1 and sample_rate != 8000), "only what is stored so"
     np.testing.assert_array_equal(to_float(compact), audio.read(path, sample_rate=sample_rate, offset=0.125))
+
+
+@pytest.mark.parametrize("span", [(0.0, None), (1.25, None), (0.0, 0.5), (0.5, 0.25)])
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_mp3_by_libmpg123_is_what_libsndfile_gives(
+    tmp_path: Path, corpora: Path, span: tuple[float, float | None], num_channels: int
+) -> None:
+    need_libmpg123()
+    speech = audio.read(corpora / "librispeech_train100_251spk" / "audio" / "103-1240-0000.ogg")
+    values = np.stack([speech, -speech[::-1]][:num_channels], axis=1)
+    content = write(tmp_path / "a.mp3", values, 22050).read_bytes()
+    tags = {"none": (b"", b""), "id3": (b"ID3\x03\0\0\0\0\1\0" + bytes(128), b"TAG" + 125 * b"x")}
+    for before, after in tags.values():
+        (tmp_path / "b.mp3").write_bytes(before + content + after)
+        path = str(tmp_path / "b.mp3")
+        samples, rate = read_soundfile(path, path, *span)
+        for found in (read_quickly(path, None, *span), read_quickly(path, io.BytesIO(before + content), *span)):
+            assert found is not None and found[1] == rate and found[0].shape == samples.shape
+            np.testing.assert_allclose(found[0], samples, rtol=0, atol=1e-6)
+
+
+def test_only_a_sound_mp3_is_taken(tmp_path: Path) -> None:
+    need_libmpg123()
+    content = write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.5, 0.5, 40000)).read_bytes()
+    half, other = len(content) // 2, write(tmp_path / "b.mp3", tone(), 44100).read_bytes()
+    odd = {
+        "junk": content[:half] + bytes(100) + content[half:],
+        "cut": content[:half],
+        "two rates": content[:half] + other[half:],
+        "empty": b"ID3\x03\0\0\0\0\1\0" + bytes(128),
+        "one byte": b"\xff",
+    }
+    for name, damaged in odd.items():
+        assert read_quickly(name, io.BytesIO(damaged), 0.0, None) is None, name
+
+
+def need_libmpg123() -> None:
+    if _libmpg123() is None:
+        pytest.skip("the system has no libmpg123")
 
 
 def test_chunks_beside_the_samples_of_a_wav_change_nothing(tmp_path: Path) -> None:
