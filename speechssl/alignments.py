@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechssl.errors import ManifestError
+from speechssl.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def write_ctm(path: Path, alignments: Mapping[str, Iterable[AlignedSpan]]) -> No
             if len(name.split()) != 1 or len(span.label.split()) != 1:
                 raise ManifestError(f"{path}: CTM has no place for white space or nothing in {name!r} {span.label!r}")
             lines.append(f"{name} 1 {span.start:.3f} {span.end - span.start:.3f} {span.label}\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def frame_labels(spans: Sequence[AlignedSpan], times: NDArray[np.float64]) -> NDArray[np.str_]:

@@ -12,6 +12,7 @@ from speechssl.config import to_dict
 from speechssl.data import EpochCoverage
 from speechssl.encoder import SpeechEncoder, encoder_config, override, resolve_device
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 from speechssl.finetune.adapters import weights_checksum
 from speechssl.finetune.config import FinetuneConfig
 from speechssl.finetune.diagnose import diagnose_data, monitor_for
@@ -219,7 +220,7 @@ def _report(train_data: LabeledData, valid_data: LabeledData, directory: Path) -
             json.dumps({"id": name, "reason": reason}, ensure_ascii=False)
             for name, reason in train_data.left_out.items()
         )
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
         total = len(train_data.left_out) + len(train_data.manifest)
         logger.warning(
             "%d of %d training utterances are left out, see %s: %s",

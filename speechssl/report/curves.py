@@ -120,7 +120,7 @@ def _draw_panel(panel: Panel, metrics: Mapping[str, Mapping[str, Series]], num_e
                       transform=axes.get_yaxis_transform())  # fmt: skip
             axes.set_ylim(0, num_entries * 1.12)
         if len(axes.get_legend_handles_labels()[1]) > 1:
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=2)
     return inline_svg(figure, label=f"{panel.title} over training steps. Last values: {', '.join(last)}")
 
 

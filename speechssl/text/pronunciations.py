@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from speechssl.errors import ConfigError
+from speechssl.files import write_text
 
 Pronunciations = Mapping[str, tuple[tuple[str, ...], ...]]
 """The pronunciations of every word, in phonemes; the first is the one that is learnt."""
@@ -40,7 +41,7 @@ def read_pronunciations(path: Path, *, normalize: Callable[[str], str] = str) ->
 def write_pronunciations(pronunciations: Pronunciations, path: Path) -> None:
     """Write what `read_pronunciations` reads."""
     lines = (f"{word}\t{' '.join(way)}\n" for word, ways in pronunciations.items() for way in ways)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def strip_variant(word: str) -> str:

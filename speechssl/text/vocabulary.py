@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from speechssl.errors import CheckpointError, ConfigError
+from speechssl.files import write_text
 from speechssl.text.policy import CASES, Case, TextPolicy
 from speechssl.text.pronunciations import Pronunciations, read_pronunciations, write_pronunciations
 from speechssl.text.units import PieceModel
@@ -265,7 +266,7 @@ class Vocabulary:
         sentencepiece model or pronunciations go beside it.
         """
         content = {token: index for index, token in enumerate(self.tokens)}
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
         if self.pieces is not None:
             path.with_name(PIECES_FILE).write_bytes(self.pieces)
         if self.pronunciations is not None:

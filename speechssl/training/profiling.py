@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from speechssl.files import write_text
 from speechssl.nn.attention import FeedForward, SelfAttention
 from speechssl.nn.context_encoder import ContextEncoder
 from speechssl.nn.feature_encoder import ConvFeatureEncoder
@@ -196,7 +197,7 @@ class Profiler:
             trace=trace,
         )
         values = {**asdict(self.profile), "trace": TRACE_FILE, "warning": self.profile.warning}
-        (self._directory / TABLE_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_text(self._directory / TABLE_FILE, json.dumps(values, indent=2) + "\n")
         if self.profile.warning:
             logger.warning("%s", self.profile.warning)
 
