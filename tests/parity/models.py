@@ -87,3 +87,8 @@ def hidden_outputs(layers: nn.ModuleList) -> list[Tensor]:
     for layer in layers:
         layer.register_forward_hook(lambda _module, _args, output: outputs.append(output))
     return outputs
+
+
+def hidden_states(output: Any) -> list[Tensor]:
+    """A peer's hidden states, the last of which is the context; transformers 5 gives it before the last norm."""
+    return [*output.hidden_states[:-1], output.last_hidden_state]

@@ -5,6 +5,7 @@ The peers sum over masked frames where we take the mean, so their values are div
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -220,7 +221,9 @@ def test_losses_and_every_gradient_are_the_peers(
     measured: Measured,
 ) -> None:  # fmt: skip
     case = make_case(style, lengths, dtype=torch.float64, **options)
-    loss, gradients = compare(peer, style, case, monkeypatch, 1e-9)
+    # transformers 5 leaves out the 1e-7 that others add to a probability before its logarithm
+    tolerance = 5e-6 if peer == "transformers" and int(version("transformers").partition(".")[0]) >= 5 else 1e-9
+    loss, gradients = compare(peer, style, case, monkeypatch, tolerance)
     measured(f"contrastive loss, {peer}", "loss", loss, "fp64")
     measured(f"contrastive loss, {peer}", "gradients", gradients, "fp64")
 

@@ -11,6 +11,7 @@ from tests.parity.models import (
     STYLES,
     fairseq2_config,
     hidden_outputs,
+    hidden_states,
     our_encoder,
     relative_error,
     transformers_config,
@@ -73,7 +74,7 @@ def copied(pairs: list[Pair], encoder: SpeechEncoder, peer: nn.Module, *, except
 def transformers_outputs(peer: nn.Module, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, list[Tensor]]:
     mask = torch.arange(waveform.shape[1])[None, :] < num_samples[:, None]
     output = peer(waveform, attention_mask=mask.long(), output_hidden_states=True)
-    return output.last_hidden_state, list(output.hidden_states)
+    return output.last_hidden_state, hidden_states(output)
 
 
 def torchaudio_outputs(peer: nn.Module, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -18,7 +18,16 @@ from speechssl.interop import identify, import_model
 from speechssl.interop.fairseq import read_fairseq
 from speechssl.interop.pickled import Inert, load_pickled
 from speechssl.objectives import ContrastiveConfig, ContrastiveObjective
-from tests.parity.models import LENGTHS, NUM_LAYERS, STYLES, fairseq2_config, our_encoder, relative_error, waveforms
+from tests.parity.models import (
+    LENGTHS,
+    NUM_LAYERS,
+    STYLES,
+    fairseq2_config,
+    hidden_states,
+    our_encoder,
+    relative_error,
+    waveforms,
+)
 from tests.parity.table import Measured
 from tests.parity.test_huggingface_encoders import peer_model
 from tests.parity.weights import randomize
@@ -242,7 +251,7 @@ def test_hubert_and_data2vec_give_what_hugging_face_computes(kind: str, tmp_path
     assert {note.removeprefix("left out ").partition(":")[0] for note in imported.notes} == left_out
     ours = imported.build_encoder()
     waveform, num_samples = waveforms([6000, 6000])
-    theirs = peer(waveform, output_hidden_states=True).hidden_states
+    theirs = hidden_states(peer(waveform, output_hidden_states=True))
     output = ours(waveform, num_samples, layers=True)
     assert output.layers is not None
     errors = [relative_error(*pair) for pair in zip([*output.layers[:-1], output.context], theirs, strict=True)]
@@ -281,7 +290,7 @@ def test_wavlms_own_files_give_what_hugging_face_and_torchaudio_compute(
     ours = replace(imported, config=replace(imported.config, normalize_waveform=False)).build_encoder()
     waveform, num_samples = waveforms([6001, 6001])
     output = ours(waveform, num_samples, layers=True)
-    theirs = peer(waveform, output_hidden_states=True).hidden_states
+    theirs = hidden_states(peer(waveform, output_hidden_states=True))
     assert output.layers is not None
     errors = [relative_error(*pair) for pair in zip([*output.layers[:-1], output.context], theirs, strict=True)]
     sibling = import_huggingface_model(peer).eval()  # torchaudio's own conversion

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,8 +74,11 @@ class Hub:
             return self.send(request, 404, {"X-Error-Code": "RevisionNotFound"}, b"", with_body)
         folder, commit = revisions[revision], hashlib.sha1(revision.encode()).hexdigest()
         if is_api:
-            files = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
-            told = {"id": name, "modelId": name, "sha": commit, "siblings": files, "private": False, "tags": []}
+            paths = sorted(folder.iterdir())
+            files = [{"rfilename": path.name} for path in paths]
+            told: Any = {"id": name, "modelId": name, "sha": commit, "siblings": files, "private": False, "tags": []}
+            if parts[4:5] == ["tree"]:  # what later clients ask for
+                told = [{"type": "file", "oid": "0", "size": path.stat().st_size, "path": path.name} for path in paths]
             body, headers = json.dumps(told).encode(), {"Content-Type": "application/json"}
         else:
             body = (folder / parts[4]).read_bytes()
@@ -119,7 +123,7 @@ def told(hub: Hub, cache: Path, *names: str) -> list[object]:
     for variable in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
         environment.pop(variable, None)
     words = [sys.executable, "-c", SCRIPT, *names]
-    done = subprocess.run(words, env=environment, cwd=cache.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, env=environment, cwd=cache.parent, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -13,7 +13,7 @@ from speechssl.interop import export_model
 from speechssl.interop.gate import GateInput, compare
 from speechssl.interop.huggingface import read_huggingface
 from speechssl.interop.huggingface.peer import huggingface_peer
-from tests.parity.models import LENGTHS, waveforms
+from tests.parity.models import LENGTHS, hidden_states, waveforms
 from tests.parity.table import Measured
 from tests.parity.weights import randomize
 
@@ -98,7 +98,7 @@ def peer_layers(model: Any, waveform: Tensor, num_samples: Tensor, *, masked: bo
     else:
         mask = (torch.arange(waveform.shape[1])[None] < num_samples[:, None]).long() if masked else None
         output = model(waveform, attention_mask=mask, output_hidden_states=True)
-    return list(output.hidden_states), output.last_hidden_state
+    return hidden_states(output), output.last_hidden_state
 
 
 def assert_same_layers(ours: Any, layers: list[Tensor], last: Tensor, tolerance: float) -> float:
@@ -106,7 +106,6 @@ def assert_same_layers(ours: Any, layers: list[Tensor], last: Tensor, tolerance:
     worst = 0.0
     assert ours.layers is not None and len(ours.layers) == len(layers)
     for index, (mine, theirs) in enumerate(zip(ours.layers, layers, strict=True)):
-        # their last hidden state is the context already, also where a norm follows the last layer
         mine = ours.context if index == len(layers) - 1 else mine
         for row, count in enumerate(ours.num_frames.tolist()):
             difference = (mine[row, :count] - theirs[row, :count]).norm() / theirs[row, :count].norm()
