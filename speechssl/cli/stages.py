@@ -86,7 +86,7 @@ def pretrain(words: list[str]) -> int:
     if config is None:
         return 0
     if not trains:
-        return _show_dry_run(dry_run(config), config.training)
+        return _show_dry_run(dry_run(config), config.training) if is_first() else 0
     if not is_first():
         return _train_along(run, config)
     profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
@@ -115,7 +115,7 @@ def finetune(words: list[str]) -> int:
     if config is None:
         return 0
     if not trains:
-        return _show_dry_run(dry_run(config), config.training)
+        return _show_dry_run(dry_run(config), config.training) if is_first() else 0
     if not is_first():
         return _train_along(run, config)
     profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
