@@ -71,58 +71,15 @@ def quickstart(words: list[str]) -> int:
 def pretrain(words: list[str]) -> int:
     """Train an encoder on unlabelled audio."""
     from speechssl.pretrain import PretrainConfig, dry_run, run
-    from speechssl.training.profiling import Profiler
-    from speechssl.training.together import is_first
 
-    words, with_report = _take_flag(words, NO_REPORT)
-    words, trains = _take_flag(words, DRY_RUN)
-    words, is_plain = _take_flag(words, PROFILE)
-    summary = (
-        f"Train an encoder on unlabelled audio; resumes by itself. Ends with report.html, without it by {NO_REPORT}."
-        f" {DRY_RUN} checks data, memory and every path without training. Processes of torchrun train one model."
-        f" {PROFILE} shows where updates go."
-    )
-    config = _config("pretrain", PretrainConfig, words, summary)
-    if config is None:
-        return 0
-    if not trains:
-        return _show_dry_run(dry_run(config), config.training) if is_first() else 0
-    if not is_first():
-        return _train_along(run, config)
-    profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
-    result = run(config, profiler=profiler)
-    show_profile(profiler)
-    _show_training("pre-training", result.run_directory, result.training, len(result.left_out))
-    return _finish_training(result.run_directory, result.training, with_report=with_report)
+    return _train("pretrain", "Train an encoder on unlabelled audio", PretrainConfig, run, dry_run, words)
 
 
 def finetune(words: list[str]) -> int:
     """Train a recogniser on transcribed audio."""
     from speechssl.finetune import FinetuneConfig, dry_run, run
-    from speechssl.training.profiling import Profiler
-    from speechssl.training.together import is_first
 
-    words, with_report = _take_flag(words, NO_REPORT)
-    words, trains = _take_flag(words, DRY_RUN)
-    words, is_plain = _take_flag(words, PROFILE)
-    summary = (
-        "Train a recogniser with CTC on transcribed audio; resumes by itself. Ends with report.html, without it by"
-        f" {NO_REPORT}. {DRY_RUN} checks data, memory and every path without training. Processes of torchrun train one"
-        " model."
-        f" {PROFILE} shows where updates go."
-    )
-    config = _config("finetune", FinetuneConfig, words, summary)
-    if config is None:
-        return 0
-    if not trains:
-        return _show_dry_run(dry_run(config), config.training) if is_first() else 0
-    if not is_first():
-        return _train_along(run, config)
-    profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
-    result = run(config, profiler=profiler)
-    show_profile(profiler)
-    _show_training("fine-tuning", result.directory, result.training, len(result.left_out))
-    return _finish_training(result.directory, result.training, with_report=with_report)
+    return _train("finetune", "Train a recogniser with CTC on transcribed audio", FinetuneConfig, run, dry_run, words)
 
 
 def evaluate(words: list[str]) -> int:
@@ -220,6 +177,35 @@ def _show_training(what: str, run: Path, training: "TrainingResult", num_left_ou
         say(f"monitor, update {diagnosis.step}: {diagnosis.message}")
     if training.stopped_because != "max_steps":
         say(f"stopped early: {training.stopped_because.replace('_', ' ')}; {run}")
+
+
+def _train(
+    name: str, what: str, declared: type[Any], run: Callable[..., Any], dry_run: Callable[[Any], Any], words: list[str]
+) -> int:
+    """The command `name`: train, or only try to."""
+    from speechssl.training.profiling import Profiler
+    from speechssl.training.together import is_first
+
+    words, with_report = _take_flag(words, NO_REPORT)
+    words, trains = _take_flag(words, DRY_RUN)
+    words, is_plain = _take_flag(words, PROFILE)
+    summary = (
+        f"{what}; resumes by itself. Ends with report.html, without it by {NO_REPORT}. {DRY_RUN} checks data, memory"
+        f" and every path without training. Processes of torchrun train one model. {PROFILE} shows where updates go."
+    )
+    config = _config(name, declared, words, summary)
+    if config is None:
+        return 0
+    if not trains:
+        return _show_dry_run(dry_run(config), config.training) if is_first() else 0
+    if not is_first():
+        return _train_along(run, config)
+    profiler = None if is_plain else Profiler(num_workers=config.data.num_workers)
+    result = run(config, profiler=profiler)
+    show_profile(profiler)
+    kind = "pre-training" if name == "pretrain" else "fine-tuning"
+    _show_training(kind, config.run_directory, result.training, len(result.left_out))
+    return _finish_training(config.run_directory, result.training, with_report=with_report)
 
 
 def _train_along(run: Callable[[Any], Any], config: Any) -> int:
