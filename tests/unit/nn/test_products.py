@@ -156,6 +156,7 @@ def test_dropout_that_is_off_changes_nothing(draw: Callable[[Tensor], Tensor]) -
     assert torch.equal(draw(x), x)
 
 
+@torch.no_grad()
 def test_positions_under_autocast_stay_close_to_fp32() -> None:
     torch.manual_seed(1)
     positions = ConvPositions(32, kernel=16, groups=4)
