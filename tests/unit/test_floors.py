@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "speechssl"
 
 # A module imports only from lower floors, and from its own package.
 FLOORS = {
-    "errors": 0, "types": 0, "lengths": 0, "resources": 0, "files": 0.5, "progress": 0, "quiet": 0,
+    "errors": 0, "types": 0, "lengths": 0, "resources": 0, "files": 0.5, "locks": 0.5, "progress": 0, "quiet": 0,
     "audio": 1, "text": 1, "config": 1, "nn": 1, "model_directory": 1, "timing": 1, "jobs": 1,
     "extraction": 1.5,  # what is taken of an encoder, which uses it in turn
     "manifest": 2, "encoder": 2, "ctc": 2, "scoring": 2,
